@@ -1,0 +1,3 @@
+#include "native.h"
+
+PyMethodDef clonal_image_methods[] = {{NULL}};

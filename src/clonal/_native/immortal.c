@@ -1,0 +1,3 @@
+#include "native.h"
+
+PyMethodDef clonal_immortal_methods[] = {{NULL}};

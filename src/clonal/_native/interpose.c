@@ -1,0 +1,3 @@
+#include "native.h"
+
+PyMethodDef clonal_interpose_methods[] = {{NULL}};

@@ -1,0 +1,18 @@
+/* The C core: what each topic file offers to module.c and to its neighbours. */
+#ifndef CLONAL_NATIVE_H
+#define CLONAL_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+
+/* Each topic file defines one method table ending in {NULL}; module.c adds them all. */
+extern PyMethodDef clonal_image_methods[];     /* image.c: freeze */
+extern PyMethodDef clonal_immortal_methods[];  /* immortal.c: immortalise, self-test */
+extern PyMethodDef clonal_pools_methods[];     /* pools.c: detach half-used allocator pools */
+extern PyMethodDef clonal_serve_methods[];     /* serve.c: the template's wait loop */
+extern PyMethodDef clonal_launch_methods[];    /* launch.c: vfork + exec through clone3 */
+extern PyMethodDef clonal_interpose_methods[]; /* interpose.c: madvise, mremap, syscall on image pages */
+extern PyMethodDef clonal_pagemap_methods[];   /* pagemap.c: which image pages this process copied */
+
+#endif

@@ -1,0 +1,3 @@
+#include "native.h"
+
+PyMethodDef clonal_serve_methods[] = {{NULL}};

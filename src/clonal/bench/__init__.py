@@ -1,0 +1,1 @@
+"""Cloning strategies timed side by side."""

@@ -1,0 +1,1 @@
+"""Templates, clones, and the wire between them."""

@@ -1,0 +1,1 @@
+"""Freeze a process into a copy-on-write image, immortalise its heap, audit its hazards."""

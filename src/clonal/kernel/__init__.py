@@ -1,0 +1,1 @@
+"""What this kernel offers (probed once) and what /proc says; no policy."""
