@@ -104,14 +104,14 @@ def _try_memfd() -> bool:
 
 
 def _advise(size: int, advice: int) -> None:
-    """Touch the middle of fresh anonymous memory and advise it."""
+    """Touch the first and the middle page of fresh anonymous memory and advise it."""
     with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        memory[size // 2] = 1
+        memory[0] = memory[size // 2] = 1
         memory.madvise(advice)
 
 
 def _try_collapse() -> bool:
-    """Twice the size holds one aligned huge page, and its middle lies in that."""
+    """Twice the size holds an aligned huge page; collapsing one of which nothing is there fails."""
     size = _hpage_size()
     if size == 0:
         return False
