@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from clonal.kernel import procfs
 
-UNLIMITED = 1 << 62  # v1 writes "no limit" as the largest multiple of a page below this
+UNLIMITED = 1 << 62  # v1 has no word for "no limit": it shows the last page below 1 << 63
 
 
 class Mount(NamedTuple):

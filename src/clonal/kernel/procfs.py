@@ -125,7 +125,9 @@ def _translate(error: OSError, pid: int | None, name: str) -> OSError:
             return FileNotFoundError(errno.ENOENT, "/proc is not mounted", path)
         return ProcessLookupError(errno.ESRCH, f"process {pid} is gone")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return PermissionError(error.errno, f"process {pid} may not be inspected by user {os.geteuid()}", path)
+        return PermissionError(
+            error.errno, f"process {pid} may not be inspected by user {os.geteuid()}", path
+        )
     return error
 
 
