@@ -1,0 +1,31 @@
+"""Fixtures for all tests: nothing may be left behind; run as root and as an ordinary user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import leaks
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    leaks.adopt_orphans()
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves a process, descriptor, memory file or cgroup behind."""
+    if request.node.get_closest_marker("allow_leaks"):
+        yield
+        return
+    before = leaks.Snapshot.take()
+    yield
+    if complaints := before.complaints():
+        pytest.fail("left behind:\n  " + "\n  ".join(sorted(complaints)), pytrace=False)
+
+
+@pytest.fixture(params=["self", "nobody"])
+def user(request: pytest.FixtureRequest) -> str | None:
+    """For `run_script(user=user)`: a test that takes it runs as us and as an ordinary user."""
+    return None if request.param == "self" else "nobody"
