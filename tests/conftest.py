@@ -10,7 +10,7 @@ from tests import leaks
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    leaks.adopt_orphans()
+    leaks.mark_descendants()
 
 
 @pytest.fixture(autouse=True)

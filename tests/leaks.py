@@ -2,54 +2,82 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import select
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
 GRACE = 5.0  # seconds for processes that are ending already
-_PR_SET_CHILD_SUBREAPER = 36
+MARK = f"CLONAL_TEST_RUN={os.getpid()}"
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def adopt_orphans() -> None:
-    """Become the parent of whatever our descendants orphan, so that it can be seen and ended."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def mark_descendants() -> None:
+    """Make every process that descends from this one known by its environment, orphans too.
+
+    (Adopting orphans by PR_SET_CHILD_SUBREAPER would turn every grandchild that a finished shell
+    left into a zombie of ours, which looks like one that we forgot.)
+    """
+    name, value = MARK.split("=")
+    os.environ[name] = value
 
 
-def children() -> set[int]:
+def children() -> frozenset[int]:
     """Pids of our children, zombies included."""
-    pids: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        pids.update(int(pid) for pid in (task / "children").read_text().split())
-    return pids
+    tasks = Path("/proc/self/task").iterdir()
+    return frozenset(int(pid) for task in tasks for pid in (task / "children").read_text().split())
 
 
-def reap_orphans(before: Iterable[int]) -> list[str]:
-    """Wait for children that are not in `before` to end; kill and name those that do not."""
-    known, stubborn = set(before), []
+def descendants() -> frozenset[int]:
+    """Pids of all living processes that descend from us, and of our own zombies."""
+    marked = {int(name) for name in os.listdir("/proc") if name.isdigit() and _is_marked(name)}
+    return frozenset(marked - {os.getpid()}) | children()
+
+
+def _is_marked(pid: str) -> bool:
+    try:
+        environment = Path("/proc", pid, "environ").read_bytes().split(b"\0")
+        if MARK.encode() not in environment:
+            return False
+        return b"multiprocessing.resource_tracker" not in Path("/proc", pid, "cmdline").read_bytes()
+    except OSError:  # gone, or not ours to read
+        return False
+
+
+def end_stragglers(before: Set[int]) -> list[str]:
+    """Descendants that are not in `before` and outlive the grace; they are killed."""
     deadline = time.monotonic() + GRACE
-    while orphans := children() - known:
-        for pid in orphans:
-            if not _ends_by(pid, deadline):
-                stubborn.append(f"{pid} {command(pid)}")
-                os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+    stubborn = []
+    for pid in descendants() - before - children():
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if not select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                stubborn.append(f"process {pid} {command(pid)}")
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], GRACE)
+        finally:
+            os.close(pidfd)
     return stubborn
 
 
-def _ends_by(pid: int, deadline: float) -> bool:
-    """Wait for a child's end, without reaping it."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        return bool(select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0])
-    finally:
-        os.close(pidfd)
+def end_children(before: Set[int]) -> list[str]:
+    """Children that are not in `before`, zombies included: whoever made them should have reaped
+    them. They are killed and reaped."""
+    found = []
+    for pid in sorted(children() - before):
+        if b"multiprocessing.resource_tracker" in Path("/proc", str(pid), "cmdline").read_bytes():
+            continue
+        found.append(f"child {pid} {command(pid)}")
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return found
 
 
 def command(pid: int) -> str:
@@ -64,30 +92,25 @@ def command(pid: int) -> str:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What this process holds now."""
+    """What this process and its descendants hold now."""
 
-    children: frozenset[int]
+    processes: frozenset[int]
     descriptors: frozenset[tuple[int, str]]
     memory_files: int
     cgroups: frozenset[str]
 
     @classmethod
     def take(cls) -> Snapshot:
-        return cls(frozenset(children()), _descriptors(), _memory_files(), _cgroups())
+        return cls(descendants(), _descriptors(), _memory_files(), _cgroups())
 
     def complaints(self) -> list[str]:
-        """What is held now that was not held at the snapshot; children found so are ended."""
+        """What is held now that was not held at the snapshot; processes found so are ended."""
         gc.collect()
-        lasting = _cgroups_that_last(self.cgroups)
-        now = Snapshot.take()
-        found = [f"process {pid} {command(pid)}" for pid in now.children - self.children]
-        found += [f"descriptor {number} {target}" for number, target in now.descriptors - self.descriptors]
-        found += [f"cgroup {name}" for name in lasting]
-        if now.memory_files > self.memory_files:
-            found.append(f"{now.memory_files - self.memory_files} mappings of clonal's memory files")
-        for pid in now.children - self.children:
-            os.kill(pid, signal.SIGKILL)
-        reap_orphans(self.children)
+        found = end_children(self.processes) + end_stragglers(self.processes)
+        found += [f"cgroup {name}" for name in _cgroups_that_last(self.cgroups)]
+        found += [f"descriptor {number} {target}" for number, target in _descriptors() - self.descriptors]
+        if (more := _memory_files() - self.memory_files) > 0:
+            found.append(f"{more} mappings of clonal's memory files")
         return found
 
 

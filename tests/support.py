@@ -97,7 +97,7 @@ def _run(
     command: Sequence[str], cwd: str, env: Mapping[str, str], user: str | None, timeout: float
 ) -> Result:
     """Output goes to files, so that a process left behind cannot keep us waiting on a pipe."""
-    before = leaks.children()
+    before = leaks.descendants()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(
             command,
@@ -112,7 +112,7 @@ def _run(
             extra_groups=[] if user else None,
         )
         late = not _wait(process, timeout)
-        left = leaks.reap_orphans(before)
+        left = leaks.end_stragglers(before)
         result = Result(process.returncode, _read(out), _read(err))
     if late:
         pytest.fail(f"the script was not done after {timeout:g} s: {result}", pytrace=False)
@@ -155,7 +155,8 @@ def ordinary_interpreter() -> Interpreter:
     _link_tree(Path(sysconfig.get_path("purelib")), tree / "site")
     _link_tree(ROOT / "src" / "clonal", tree / "site" / "clonal")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    linked = Interpreter(str(tree / "base" / "bin" / version), {"PYTHONPATH": str(tree / "site")})
+    env = {"PYTHONPATH": str(tree / "site"), "LD_LIBRARY_PATH": str(tree / "base" / "lib")}
+    linked = Interpreter(str(tree / "base" / "bin" / version), env)
     if not _works_for_nobody(linked):
         pytest.skip(f"no interpreter that {NOBODY} may run: {sys.executable} is out of reach")
     return linked
