@@ -21,6 +21,7 @@ PRIVATE_BYTES = 2 * MB  # what a clone is taken to write if nobody has measured 
 RESERVED_PIDS = 300  # pids below this are not given out again (kernel/pid.c)
 SYS_ADMIN, SYS_RESOURCE = 21, 24  # capability numbers
 SETTINGS_SECONDS = 1.0
+COPIED_PER_SECOND = 512 * MB  # 4 KiB in 8 µs, the slower end of what a copy fault takes
 WALK_BELOW = 256  # tasks left to a user by the crude count
 
 
@@ -57,7 +58,8 @@ class Headroom:
         self._refresh = refresh
         self._reserve = reserve
         self._until = 0.0
-        self._promised = 0  # bytes allowed since the last reading, to clones that still run
+        self._read_at = 0.0
+        self._promised = 0  # bytes that clones were allowed to write and may not have written yet
         self._memory = self._tasks = self._commit = _NO_LIMIT
         self._memory_left = self._tasks_left = self._commit_left = 0.0
         self._charge = 0
@@ -74,7 +76,7 @@ class Headroom:
             self._settings_until = 0.0
         need = n * private_bytes
         if time.monotonic() >= self._until:
-            self._promised = 0
+            self._settle()
             self._read()
         if not self._fits(n, need):
             self._read(settings=True)
@@ -90,6 +92,11 @@ class Headroom:
         back = min(self._promised, n * private_bytes)
         self._promised -= back
         self._memory_left += back
+
+    def _settle(self) -> None:
+        """Promises turn into memory in use, which the next reading sees, as fast as pages are copied."""
+        passed = time.monotonic() - self._read_at
+        self._promised = max(0, self._promised - int(passed * COPIED_PER_SECOND))
 
     def _fits(self, n: int, need: int) -> bool:
         return need <= self._memory_left and n <= self._tasks_left and n * self._charge <= self._commit_left
@@ -119,7 +126,8 @@ class Headroom:
         self._memory_left = self._memory.have - self._promised
         self._tasks_left = self._tasks.have
         self._commit_left = self._commit.have
-        self._until = time.monotonic() + self._refresh
+        self._read_at = time.monotonic()
+        self._until = self._read_at + self._refresh
 
     def _read_commit(self, info: dict[str, int], mode: int) -> Allowance:
         """The commit limit, which only mode 2 has; mode 0 judges each mapping by itself."""
