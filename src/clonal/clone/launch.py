@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from clonal.clone.streams import DEVNULL, PIPE, STDOUT, Streams
 from clonal.kernel.probe import probe
@@ -117,7 +117,7 @@ class Process:
             loop.remove_reader(fd)
             os.close(fd)
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -141,8 +141,9 @@ class Process:
         if getattr(self, "pidfd", -1) < 0:
             return
         if self._owner == os.getpid() and self.returncode is None and self.poll() is None:
-            warnings.warn(f"process {self.pid} is still running", ResourceWarning, source=self)
             _dropped.append((self._owner, self.pid, self.pidfd))
+            message = f"process {self.pid} is still running"
+            warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
         else:
             self._close()
 
@@ -265,9 +266,8 @@ class _Group:
             os.stat("cgroup.controllers", dir_fd=fd)  # every v2 group has it, no v1 group does
         except OSError:
             self.__exit__()
-            raise _no_group(
-                self._given, "it is no cgroup v2 directory, and Linux starts a process in none else"
-            )
+            why = "it is no cgroup v2 directory, and Linux starts a process in none else"
+            raise _no_group(self._given, why) from None
         return fd
 
     def __exit__(self, *exc: object) -> None:
@@ -298,14 +298,17 @@ def _launch_by_subprocess(
 
     if cgroup is not None:
         raise _no_group(cgroup, f"that needs clone3 ({note})")
-    popen: subprocess.Popen[bytes] = subprocess.Popen(
+    stdin, stdout, stderr = (None if fd == -1 else fd for fd in streams.theirs)
+    popen = subprocess.Popen(
         argv,
         executable=os.fsdecode(program),
-        env=env,
+        env=cast(Any, env),
         cwd=cwd,
         pass_fds=fds,
         start_new_session=new_session,
-        **streams.for_popen(),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
     )
     pidfd = os.pidfd_open(popen.pid)
     popen.returncode = 0  # ours from here on: its handle must neither warn nor reap

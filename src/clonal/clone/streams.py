@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, Any, Self
 
 PIPE, STDOUT, DEVNULL = -1, -2, -3  # as in subprocess
 
@@ -55,22 +55,15 @@ class Streams:
         read, write = os.pipe()
         theirs, ours = (read, write) if writing else (write, read)
         self._opened.append(theirs)
-        self._pipes.append(open(ours, "wb" if writing else "rb"))
+        self._pipes.append(os.fdopen(ours, "wb" if writing else "rb"))
         return theirs, self._pipes[-1]
-
-    def for_popen(self) -> dict[str, int | None]:
-        """`theirs` as subprocess.Popen takes them."""
-        return {
-            name: None if fd == -1 else fd
-            for name, fd in zip(("stdin", "stdout", "stderr"), self.theirs, strict=True)
-        }
 
     def release(self) -> Streams:
         """The child has started: our ends are the caller's now."""
         self._pipes = []
         return self
 
-    def __enter__(self) -> Streams:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
