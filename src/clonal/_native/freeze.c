@@ -143,6 +143,9 @@ static int fail(struct job *job, const char *call, long result)
 static int collect_keep(struct job *job)
 {
     uint64_t start, end;
+    for (long i = 0; i < job->plan.vma_count; i++) /* scratch is not memory of the process: not reported */
+        if (job->plan.vmas[i].dont_dump && job->plan.vmas[i].start == (uint64_t)job->scratch)
+            job->plan.vmas[i].anonymous = 0;
     keep_range(job, (uint64_t)job->scratch, (uint64_t)(job->scratch + 1));
     stop_memory(&start, &end);
     keep_range(job, start, end);
@@ -297,6 +300,7 @@ static PyObject *py_freeze(PyObject *self, PyObject *args, PyObject *kwargs)
     if (memory == MAP_FAILED)
         return PyErr_SetFromErrno(PyExc_OSError);
     madvise(memory, sizeof *job.scratch, MADV_NOHUGEPAGE);
+    madvise(memory, sizeof *job.scratch, MADV_DONTDUMP); /* a VMA of its own, whatever lies beside it */
     struct scratch *scratch = job.scratch = memory;
     struct plan *plan = &job.plan;
     plan->page = page, plan->block = block, plan->huge = huge, plan->compact = compact;
@@ -318,6 +322,30 @@ static PyObject *py_freeze(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     munmap(memory, sizeof *job.scratch);
     return result;
+}
+
+PyDoc_STRVAR(try_stop_doc, "try_stop()\n--\n\nStop all other threads and let them go at once. Returns None, or (tid, reason) of one\n"
+                           "that cannot be stopped.");
+
+static PyObject *py_try_stop(PyObject *self, PyObject *ignored)
+{
+    (void)self, (void)ignored;
+    int status = stop_prepare();
+    if (status < 0) {
+        errno = -status;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    struct stop_result result;
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int stopped = stop_threads(&result);
+    if (stopped == 0)
+        release_threads();
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (stopped == 0)
+        Py_RETURN_NONE;
+    return Py_BuildValue("(is)", result.failed_tid, result.failed_reason);
 }
 
 PyDoc_STRVAR(quiesce_doc, "quiesce()\n--\n\nRun the fork handlers of all libraries, by a child that exits at once: thread\n"
@@ -390,6 +418,7 @@ static PyObject *py_collapse(PyObject *self, PyObject *args)
 
 PyMethodDef clonal_image_methods[] = {
     {"freeze", (PyCFunction)(void (*)(void))py_freeze, METH_VARARGS | METH_KEYWORDS, freeze_doc},
+    {"try_stop", py_try_stop, METH_NOARGS, try_stop_doc},
     {"quiesce", py_quiesce, METH_NOARGS, quiesce_doc},
     {"collapse", py_collapse, METH_VARARGS, collapse_doc},
     {NULL},
