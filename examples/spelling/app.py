@@ -1,0 +1,105 @@
+"""The application: spelling correction of whole phrases by symspellpy, with its English data.
+
+Nothing here knows of Clonal. `warm()` builds the dictionary once (seconds, some 400 MB of Python
+objects); `handle(phrase)` then corrects one phrase by looking up hundreds of its entries.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import random
+import sys
+from collections.abc import Callable
+from importlib import resources
+
+from symspellpy import SymSpell
+
+MAX_EDITS = 2
+PREFIX = 10  # letters of a word that are indexed: more of them make look-ups faster and the index larger
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+_speller: SymSpell | None = None
+
+
+def warm() -> SymSpell:
+    """Load the word frequencies and build the index of misspellings; done once for each process."""
+    global _speller
+    if _speller is None:
+        speller = SymSpell(MAX_EDITS, PREFIX)
+        with _no_collection(), resources.as_file(resources.files("symspellpy")) as data:
+            speller.load_dictionary(data / "frequency_dictionary_en_82_765.txt", 0, 1)
+            speller.load_bigram_dictionary(data / "frequency_bigramdictionary_en_243_342.txt", 0, 2)
+        _speller = speller
+    return _speller
+
+
+class _no_collection:
+    """Millions of objects are made and none dropped: looking for cyclic garbage doubles the time."""
+
+    def __enter__(self) -> None:
+        gc.disable()
+
+    def __exit__(self, *error: object) -> None:
+        gc.enable()
+
+
+def handle(phrase: str) -> str:
+    """The phrase with its spelling and its word breaks corrected."""
+    return str(warm().lookup_compound(phrase, MAX_EDITS)[0].term)
+
+
+def object_bytes() -> int:
+    """How much of the warm process's memory is objects of the index and the frequencies."""
+    speller = warm()
+    index = speller._deletes
+    tables = (index, speller._words, speller._bigrams)
+    parts = (index.values(), *tables)  # keys of each table, and the lists of the index
+    return sum(map(sys.getsizeof, itertools.chain(tables, *parts)))
+
+
+def requests(count: int, seed: int = 1) -> list[str]:
+    """`count` distinct misspelt phrases: walks along real word pairs, with typing errors."""
+    follow: dict[str, list[str]] = {}
+    for pair in warm().bigrams:
+        first, second = pair.split()
+        follow.setdefault(first, []).append(second)
+    starts = sorted(follow)
+    rng = random.Random(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[_mistype(_walk(follow, rng.choice(starts), 12, rng), rng)] = None
+    return list(found)
+
+
+def _walk(follow: dict[str, list[str]], word: str, length: int, rng: random.Random) -> list[str]:
+    """Words of which each was seen after the one before it."""
+    words = [word]
+    while len(words) < length and words[-1] in follow:
+        words.append(rng.choice(follow[words[-1]]))
+    return words
+
+
+def _swap(word: str, at: int, rng: random.Random) -> str:
+    return word[:at] + word[at + 1 : at + 2] + word[at] + word[at + 2 :]
+
+
+def _drop(word: str, at: int, rng: random.Random) -> str:
+    return word[:at] + word[at + 1 :]
+
+
+def _replace(word: str, at: int, rng: random.Random) -> str:
+    return word[:at] + rng.choice(LETTERS) + word[at + 1 :]
+
+
+ERRORS: list[Callable[[str, int, random.Random], str]] = [_swap, _drop, _replace]
+
+
+def _mistype(words: list[str], rng: random.Random) -> str:
+    """Every third word gets a typing error, every tenth space is forgotten."""
+    text = ""
+    for word in words:
+        if len(word) > 3 and rng.random() < 1 / 3:
+            word = rng.choice(ERRORS)(word, rng.randrange(len(word)), rng)
+        text += word if not text or rng.random() < 0.1 else " " + word
+    return text
