@@ -35,6 +35,11 @@ lint: preflight  ## style, types, layers, C warnings
 	@scripts/venv .venv newest dev >/dev/null
 	@scripts/lint .venv
 
+format: preflight  ## rewrite Python and C in the style that lint wants
+	@scripts/venv .venv newest dev >/dev/null
+	@.venv/bin/ruff check -q --fix . ; .venv/bin/ruff format -q .
+	@.venv/bin/clang-format -i $$(git ls-files -co --exclude-standard '*.c' '*.h')
+
 bench: preflight  ## every way of cloning a process, timed side by side (ARGS= for clonal bench)
 	@scripts/venv .venv newest all >/dev/null
 	@.venv/bin/clonal bench $(ARGS)
@@ -44,4 +49,4 @@ clean:  ## remove environments and everything built
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find src tests examples scripts -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-.PHONY: help preflight build run test soak lint bench clean
+.PHONY: help preflight build run test soak lint format bench clean

@@ -32,7 +32,7 @@ def test_the_core_compiles_without_a_warning(compiler: str) -> None:
 def sanitized(sanitizer: str, folder: Path) -> dict[str, str]:
     """Build the package with a sanitizer into `folder`; the environment that runs it."""
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     environment = {**os.environ, "CLONAL_SANITIZE": sanitizer, "CLONAL_WERROR": "1"}
@@ -66,12 +66,44 @@ assert _native.__file__.startswith(os.environ["PYTHONPATH"]), _native.__file__
 """
 
 
-def test_the_core_runs_clean_under_ubsan(tmp_path: Path) -> None:
-    run_clean(PLAIN, sanitized("undefined", tmp_path))
+FREEZE = """
+import threading, clonal
+data = {str(number): [number] for number in range(200_000)}
+parked, released = threading.Event(), threading.Event()
+thread = threading.Thread(target=lambda: (parked.set(), released.wait()))
+thread.start()
+parked.wait()
+for generation in 1, 2:
+    report = clonal.freeze()
+    assert report.bytes_imaged > 0, report
+    data.update((str(number), [number]) for number in range(100_000))
+released.set()
+thread.join()
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if all(data[str(number)] == [number] for number in range(200_000)) else 1)
+assert os.waitpid(pid, 0)[1] == 0
+"""
+
+LAUNCH = """
+import clonal
+with clonal.launch(["echo", "launched"], stdout=-1, env={"PATH": os.environ["PATH"]}) as process:
+    assert process.stdout.read() == b"launched\\n"
+try:
+    clonal.launch(["/nonexistent"])
+except FileNotFoundError:
+    pass
+else:
+    raise AssertionError("a missing program was launched")
+"""
+
+
+def test_freezes_and_launches_run_clean_under_ubsan(tmp_path: Path) -> None:
+    run_clean(PLAIN + LAUNCH + FREEZE, sanitized("undefined", tmp_path))
 
 
 def test_the_plain_c_parts_run_clean_under_asan(tmp_path: Path) -> None:
     library = runtime_library("libasan.so")
     env = sanitized("address", tmp_path)
     env |= {"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
-    run_clean(PLAIN, env)
+    run_clean(PLAIN + LAUNCH, env)

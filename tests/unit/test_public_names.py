@@ -30,3 +30,17 @@ def test_importing_clonal_loads_neither_numpy_nor_rich_nor_cloudpickle() -> None
         assert ours == ["clonal", "clonal.errors"], ours
         """
     )
+
+
+def test_elsewhere_than_on_linux_clonal_imports_and_freeze_reports_that_it_did_nothing() -> None:
+    run_script(
+        """
+        import sys
+        sys.modules["clonal._native"] = None  # it is not built there
+        sys.platform = "darwin"
+        import clonal
+        report = clonal.freeze()
+        assert report.bytes_imaged == 0
+        assert "Linux only" in str(report), report
+        """
+    )
