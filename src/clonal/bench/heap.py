@@ -1,0 +1,80 @@
+"""A realistic warm heap: Python records (dicts of ints, strings and lists) beside raw buffers.
+
+`warm()` builds it into the module, which is what a template's setup, a forkserver's preload and a
+forked parent have in common.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import mmap
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+PAGE = mmap.PAGESIZE
+BUFFER = 16 << 20
+ENVIRONMENT = "CLONAL_BENCH_HEAP"
+
+
+@dataclass
+class Heap:
+    records: list[dict[str, Any]] = field(default_factory=list)
+    buffers: list[bytearray] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.buffers))
+
+
+HEAP = Heap()
+
+
+def resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * PAGE
+
+
+def record(number: int) -> dict[str, Any]:
+    return {
+        "id": number,
+        "name": f"record {number}",
+        "tags": [number % 7, number + 1000, f"tag{number % 4096}"],
+        "price": number * 0.25,
+    }
+
+
+def build_records(heap: Heap, size: int) -> None:
+    """Adds records until they take `size` bytes of memory, whatever this interpreter needs for one."""
+    start = resident()
+    while resident() - start < size:
+        first = len(heap.records)
+        heap.records.extend(record(number) for number in range(first, first + 2000))
+
+
+def build_buffers(heap: Heap, size: int) -> None:
+    pattern = bytes(range(1, 256)) * (BUFFER // 255 + 1)
+    while size > 0:
+        length = min(size, BUFFER)
+        heap.buffers.append(bytearray(pattern[:length]))
+        size -= length
+
+
+def warm(size: int | None = None, objects: float | None = None) -> Heap:
+    """Builds the heap of this process; without arguments as the environment says."""
+    if size is None or objects is None:
+        asked = json.loads(os.environ.get(ENVIRONMENT, '{"size": 0, "objects": 0.5}'))
+        size, objects = int(asked["size"]), float(asked["objects"])
+    if HEAP.records or HEAP.buffers:
+        return HEAP
+    gc.disable()  # building creates no garbage, and collections over millions of records take minutes
+    build_records(HEAP, int(size * objects))
+    build_buffers(HEAP, size - int(size * objects))
+    gc.enable()
+    return HEAP
+
+
+def describe(size: int, objects: float) -> str:
+    """The value of the environment variable that `warm()` reads."""
+    return json.dumps({"size": size, "objects": objects})

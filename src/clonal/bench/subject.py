@@ -1,0 +1,148 @@
+"""A subject: a fresh process with one heap and one strategy, driven by JSON lines.
+
+    python -m clonal.bench.subject '{"strategy": "fork", "size": 67108864, "objects": 0.5, ...}'
+
+It never runs inside the driver, because a freeze cannot be undone. Commands come on standard input,
+answers go to what standard output was at the start; what libraries print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from clonal.bench import memory
+from clonal.bench.clock import Clock, now, spans
+from clonal.bench.heap import HEAP, resident, warm
+from clonal.bench.launchers import ExecLauncher, ForkLauncher, Launcher
+from clonal.bench.strategies import HUGE_OFF, STRATEGIES
+
+WINDOW = 8  # children alive at once in a burst
+
+
+def make_launcher(spec: dict[str, Any]) -> Launcher:
+    strategy = STRATEGIES[spec["strategy"]]
+    clock = Clock(spec["page"])
+    if strategy.launcher in ("fork", "thp", "eager", "image"):
+        return ForkLauncher(strategy, clock, spec["folder"], spec)
+    if not strategy.inherits:
+        return ExecLauncher(strategy, clock, spec["folder"], spec)
+    library: Any = importlib.import_module("clonal.bench.launchers_library")
+    kind = {
+        "spawn": "MultiprocessingLauncher",
+        "forkserver": "MultiprocessingLauncher",
+        "clone": "CloneLauncher",
+        "thread": "ThreadLauncher",
+        "task": "TaskLauncher",
+    }[strategy.launcher]
+    return getattr(library, kind)(strategy, clock, spec["folder"], spec)  # type: ignore[no-any-return]
+
+
+class Subject:
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec = spec
+        self.strategy = STRATEGIES[spec["strategy"]]
+        self.launcher = make_launcher(spec)
+        self.kept: list[Any] = []
+
+    def prepare(self) -> dict[str, Any]:
+        """Builds the heap where this strategy has it, and lets the launcher freeze or start servers."""
+        if self.strategy.thp == HUGE_OFF:
+            memory.disable_huge_pages()
+        self.kept += [
+            importlib.import_module(name) for name in self.spec.get("imports", ())
+        ]
+        started = now()
+        if self.strategy.launcher not in ("spawn", "forkserver", "clone"):
+            warm(self.spec["size"], self.spec["objects"])
+            self.kept += memory.add_mappings(self.spec.get("mappings", 0))
+            gc.collect()
+            gc.freeze()  # the best practice before any fork: collections in children copy no gc header
+        warmed = now()
+        report = self.launcher.prepare()
+        return report | {
+            "warm_seconds": (warmed - started) / 1e9,
+            "prepare_seconds": (now() - warmed) / 1e9,
+            **self.facts(),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "resident": resident(),
+            "mappings": memory.mapping_count(),
+            "records": len(HEAP.records),
+            "buffers": HEAP.size,
+        }
+
+    def measure(
+        self, work: str, count: int = 1, gate: bool = False
+    ) -> list[dict[str, int]]:
+        """`count` children, one after the other; the spans of each in nanoseconds."""
+        samples = []
+        for _ in range(count):
+            self.launcher.clock.clear()
+            counted = self.launcher.once(work, self.launcher.folder if gate else None)
+            samples.append(spans(self.launcher.clock.read()) | counted)
+        return samples
+
+    def burst(self, seconds: float) -> float:
+        """Children per second, eight at a time, each of which does nothing."""
+        alive: list[Any] = []
+        made, start = 0, now()
+        while now() - start < seconds * 1e9:
+            alive.append(self.launcher.start())
+            made += 1
+            if len(alive) >= WINDOW:
+                self.launcher.finish(alive.pop(0))
+        for child in alive:
+            self.launcher.finish(child)
+        return made / ((now() - start) / 1e9)
+
+    def storm(self, **options: Any) -> dict[str, int]:
+        from clonal.bench.storm import storm
+
+        return storm(self.spec, self.strategy, **options)
+
+    def generation(self, **options: Any) -> list[int]:
+        from clonal.bench.generation import generation
+
+        return generation(**options)
+
+    def commands(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "prepare": self.prepare,
+            "facts": self.facts,
+            "measure": self.measure,
+            "burst": self.burst,
+            "storm": self.storm,
+            "generation": self.generation,
+        }
+
+
+def serve(subject: Subject, answers: int) -> None:
+    commands = subject.commands()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            reply = {"value": commands[request.pop("do")](**request)}
+        except Exception as error:  # noqa: BLE001  (whatever it was, the driver has to hear of it)
+            traceback.print_exc()
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        os.write(answers, json.dumps(reply).encode() + b"\n")
+    subject.launcher.close()
+
+
+def main() -> None:
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    serve(Subject(json.loads(sys.argv[1])), answers)
+
+
+if __name__ == "__main__":
+    main()
