@@ -96,9 +96,7 @@ def parse_trace(text: str) -> Counter[str]:
 
 
 def _program(arguments: str) -> str:
-    words = re.findall(
-        r'"((?:[^"\\]|\\.)*)"', arguments.partition("[")[2].partition("]")[0]
-    )
+    words = re.findall(r'"((?:[^"\\]|\\.)*)"', arguments.partition("[")[2].partition("]")[0])
     return " ".join(Path(word).name if word.startswith("/") else word for word in words)
 
 

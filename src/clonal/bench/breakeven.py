@@ -30,9 +30,7 @@ def measure_break_even(run: Run, chosen: list[str]) -> None:
         subjects = {name: run.start(stack, name, size) for name in compared}
         if plain is None:
             return
-        alive = {PLAIN: plain} | {
-            name: subject for name, subject in subjects.items() if subject
-        }
+        alive = {PLAIN: plain} | {name: subject for name, subject in subjects.items() if subject}
         curves = _curves(run, alive)
     for name in alive:
         if name != PLAIN:
@@ -51,20 +49,12 @@ def measure_break_even(run: Run, chosen: list[str]) -> None:
 
 def _curves(run: Run, subjects: dict[str, Subject]) -> dict[str, list[float]]:
     """Median time of a child over the share that it writes, for each subject."""
-    times: dict[str, list[list[float]]] = {
-        name: [[] for _ in SHARES] for name in subjects
-    }
+    times: dict[str, list[list[float]]] = {name: [[] for _ in SHARES] for name in subjects}
     for number in range(min(ROUNDS, run.settings.rounds)):
         for index, share in enumerate(SHARES):
             for name, subject in subjects.items():
-                run.progress(
-                    f"break-even, round {number + 1}: {STRATEGIES[name].title}, {share:.0%}"
-                )
+                run.progress(f"break-even, round {number + 1}: {STRATEGIES[name].title}, {share:.0%}")
                 times[name][index] += [
-                    spans["total"]
-                    for spans in subject.ask("measure", work=f"write:{share}")
+                    spans["total"] for spans in subject.ask("measure", work=f"write:{share}")
                 ]
-    return {
-        name: [statistics.median(values) for values in lists]
-        for name, lists in times.items()
-    }
+    return {name: [statistics.median(values) for values in lists] for name, lists in times.items()}

@@ -46,13 +46,11 @@ class Scratch:
 class Subject:
     """One subject process. `ask` sends a command and waits for its answer."""
 
-    def __init__(
-        self, spec: dict[str, Any], scratch: Scratch, env: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, spec: dict[str, Any], scratch: Scratch, env: dict[str, str] | None = None) -> None:
         folder = scratch.new()
         self.spec = spec | {"page": str(folder / "page"), "folder": str(folder)}
         self.gate = Gate(folder)
-        self._words = open(folder / "stderr", "w+b")  # noqa: SIM115  (lives as long as the subject)
+        self._words = open(folder / "stderr", "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "clonal.bench.subject", json.dumps(self.spec)],
             stdin=subprocess.PIPE,
@@ -88,9 +86,7 @@ class Subject:
     def send(self, do: str, **arguments: Any) -> None:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(
-                json.dumps({"do": do} | arguments).encode() + b"\n"
-            )
+            self._process.stdin.write(json.dumps({"do": do} | arguments).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._died("ended before it was asked") from None

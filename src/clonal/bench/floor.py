@@ -19,13 +19,9 @@ def compile_floor(folder: Path) -> Path:
     """The program's path; Unavailable without a working C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise Unavailable(
-            "no C compiler (cc, gcc or clang) to build the minimal C program with"
-        )
+        raise Unavailable("no C compiler (cc, gcc or clang) to build the minimal C program with")
     source, program = folder / "floor.c", folder / "floor"
-    source.write_text(
-        resources.files("clonal.bench").joinpath("floor.c").read_text("utf-8"), "utf-8"
-    )
+    source.write_text(resources.files("clonal.bench").joinpath("floor.c").read_text("utf-8"), "utf-8")
     done = subprocess.run(
         [compiler, "-O2", "-o", str(program), str(source)],
         capture_output=True,

@@ -19,9 +19,7 @@ def generation(count: int, work: list[str]) -> list[int]:
         try:
             for name in work:
                 op(name)(HEAP)
-            os.write(
-                writer, struct.pack(f"{count}q", *(time_fork() for _ in range(count)))
-            )
+            os.write(writer, struct.pack(f"{count}q", *(time_fork() for _ in range(count))))
             os._exit(0)
         finally:
             os._exit(1)

@@ -5,6 +5,7 @@ Every launcher notes CALL, RETURN, RESULT and REAPED in the parent; the child no
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -31,9 +32,7 @@ def child_work(clock: Clock, heap: Heap, work: str, gate: str | None) -> int:
 
 
 class Launcher(ABC):
-    def __init__(
-        self, strategy: Strategy, clock: Clock, folder: str, spec: dict[str, Any]
-    ) -> None:
+    def __init__(self, strategy: Strategy, clock: Clock, folder: str, spec: dict[str, Any]) -> None:
         self.strategy, self.clock, self.folder, self.spec = (
             strategy,
             clock,
@@ -56,7 +55,7 @@ class Launcher(ABC):
     def finish(self, started: Any) -> None:
         raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (most launchers have started nothing)
         """Ends what `prepare` started."""
 
 
@@ -69,9 +68,7 @@ class ForkLauncher(Launcher):
             report["huge_bytes"] = memory.collapse_heap()
         if self.strategy.freeze:
             report["freeze"] = freeze_here(self.strategy.immortal, self.spec)
-        self.ranges = (
-            memory.private_writable() if self.strategy.launcher == "eager" else []
-        )
+        self.ranges = memory.private_writable() if self.strategy.launcher == "eager" else []
         return report
 
     def once(self, work: str, gate: str | None) -> dict[str, int]:
@@ -81,9 +78,7 @@ class ForkLauncher(Launcher):
         if pid == 0:
             self._child(writer, work, gate)
         if self.ranges:
-            os.read(
-                reader, 1
-            )  # copied: only now does the call of a fork without copy-on-write return
+            os.read(reader, 1)  # copied: only now does the call of a fork without copy-on-write return
         self.clock.stamp(Slot.RETURN)
         os.read(reader, 1)
         self.clock.stamp(Slot.RESULT)
@@ -185,12 +180,7 @@ def freeze_here(immortal: bool, spec: dict[str, Any]) -> dict[str, Any]:
     import clonal
 
     report = clonal.freeze(immortal=immortal, hugepages=spec.get("hugepages", True))
-    data = report.to_json()
-    if isinstance(data, str):
-        import json
-
-        data = json.loads(data)
-    return dict(data)
+    return dict(json.loads(report.to_json()))
 
 
 def reap(pid: int) -> resource.struct_rusage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import multiprocessing
 import os
 import resource
@@ -21,9 +22,7 @@ def _clock(path: str) -> Clock:
     return Clock(path)
 
 
-def call_in_child(
-    page: str, work: str, gate: str | None, connection: Any = None
-) -> int:
+def call_in_child(page: str, work: str, gate: str | None, connection: Any = None) -> int:
     """The function that the library calls in the child; the answer goes by `connection` or result."""
     clock = _clock(page)
     clock.stamp(Slot.FIRST)
@@ -53,9 +52,7 @@ class MultiprocessingLauncher(Launcher):
 
     def once(self, work: str, gate: str | None) -> dict[str, int]:
         reader, writer = self.context.Pipe(duplex=False)
-        process = self.context.Process(
-            target=call_in_child, args=(self.clock.path, work, gate, writer)
-        )
+        process = self.context.Process(target=call_in_child, args=(self.clock.path, work, gate, writer))
         self.clock.stamp(Slot.CALL)
         process.start()
         self.clock.stamp(Slot.RETURN)
@@ -117,7 +114,7 @@ class CloneLauncher(Launcher):
 
 def freeze_report(template: Any) -> dict[str, Any]:
     report = getattr(template, "report", None)
-    return {} if report is None else dict(report.to_json())
+    return {} if report is None else dict(json.loads(report.to_json()))
 
 
 class ThreadLauncher(Launcher):

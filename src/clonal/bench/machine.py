@@ -41,9 +41,7 @@ def machine() -> dict[str, str | int | None]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "compiler": platform.python_compiler(),
         "thp": _chosen(_read("/sys/kernel/mm/transparent_hugepage/enabled")),
-        "shmem_thp": _chosen(
-            _read("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
-        ),
+        "shmem_thp": _chosen(_read("/sys/kernel/mm/transparent_hugepage/shmem_enabled")),
         "overcommit": _read("/proc/sys/vm/overcommit_memory"),
     }
 
@@ -61,16 +59,10 @@ def busy() -> str | None:
     """Why times taken now would be noisy; None on a quiet machine."""
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     if load > 0.5 * cores:
-        return (
-            f"load average {load:.1f} on {cores} cores: other work disturbs the times"
-        )
+        return f"load average {load:.1f} on {cores} cores: other work disturbs the times"
     return None
 
 
 def supported() -> str | None:
     """Why this machine cannot run the benchmark at all; None if it can."""
-    return (
-        None
-        if sys.platform == "linux"
-        else f"clonal bench needs Linux, this is {sys.platform}"
-    )
+    return None if sys.platform == "linux" else f"clonal bench needs Linux, this is {sys.platform}"

@@ -34,12 +34,7 @@ def private_writable() -> list[tuple[int, int]]:
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         for line in file:
             span, flags, _, _, inode, *name = line.split()
-            if (
-                flags[1] == "w"
-                and flags[3] == "p"
-                and inode == "0"
-                and name != ["[stack]"]
-            ):
+            if flags[1] == "w" and flags[3] == "p" and inode == "0" and name != ["[stack]"]:
                 start, _, end = span.partition("-")
                 found.append((int(start, 16), int(end, 16)))
     return found
@@ -55,9 +50,7 @@ def collapse_heap() -> int:
             refused = advise(start, end - start, MADV_COLLAPSE) or refused
     huge = rollup("AnonHugePages")
     if not huge:
-        raise OSError(
-            refused, f"MADV_COLLAPSE made no huge page: {os.strerror(refused)}"
-        )
+        raise OSError(refused, f"MADV_COLLAPSE made no huge page: {os.strerror(refused)}")
     return huge
 
 

@@ -85,9 +85,7 @@ class BreakEven:
     shares: list[float]
     plain: list[float]
     mine: list[float]
-    share: (
-        float | None
-    )  # above this written share os.fork is faster; None: at no share measured
+    share: float | None  # above this written share os.fork is faster; None: at no share measured
 
 
 @dataclass
@@ -102,10 +100,7 @@ class Results:
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        units = {
-            name: {"title": title, "unit": unit}
-            for name, (title, unit) in MEASURES.items()
-        }
+        units = {name: {"title": title, "unit": unit} for name, (title, unit) in MEASURES.items()}
         return {"schema": SCHEMA, "measures": units, **asdict(self)}
 
     def row(self, strategy: str, size: int) -> Row | None:
@@ -130,8 +125,9 @@ def instability(results: Results) -> list[str]:
         return []
     spread, row, name = max(shaky, key=lambda item: item[0])
     rounds = results.settings["rounds"]
+    where = f" at {row.size >> 20} MiB" if row.size else ""
     warning = (
-        f"{len(shaky)} measures are unstable; the worst: {row.title} at {row.size >> 20} MiB, "
+        f"{len(shaky)} measures are unstable; the worst: {row.title}{where}, "
         f"{MEASURES[name][0]}, interquartile range {spread:.0%} of the median. "
         f"Stop other work on this machine and run again with --rounds {rounds * 3}."
     )

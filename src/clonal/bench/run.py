@@ -56,16 +56,12 @@ class Settings:
         """Raises Error in one line for settings that make no sense here."""
         unknown = sorted(set(self.strategies) - set(NAMES))
         if unknown:
-            raise Error(
-                f"no strategy {', '.join(unknown)}; there are {', '.join(NAMES)}"
-            )
+            raise Error(f"no strategy {', '.join(unknown)}; there are {', '.join(NAMES)}")
         if self.rounds < 1:
             raise Error(f"--rounds must be at least 1, not {self.rounds}")
         for size in self.sizes:
             if size < 1 << 20:
-                raise Error(
-                    f"--sizes: a heap of {size} bytes is too small, give at least 1M"
-                )
+                raise Error(f"--sizes: a heap of {size} bytes is too small, give at least 1M")
             if capacity(size, self.memory) < 2:
                 raise Error(
                     f"--sizes: comparing heaps of {size >> 20} MiB needs {_cost(size) * 3 >> 20} MiB, "
@@ -112,9 +108,7 @@ def run(settings: Settings, progress: Progress = lambda _what: None) -> Results:
 
 
 class Run:
-    def __init__(
-        self, settings: Settings, results: Results, scratch: Scratch, progress: Progress
-    ) -> None:
+    def __init__(self, settings: Settings, results: Results, scratch: Scratch, progress: Progress) -> None:
         self.settings, self.results, self.scratch, self.progress = (
             settings,
             results,
@@ -122,9 +116,7 @@ class Run:
             progress,
         )
         self.random = random.Random(1)
-        self.samples: dict[tuple[str, int], Samples] = defaultdict(
-            lambda: defaultdict(list)
-        )
+        self.samples: dict[tuple[str, int], Samples] = defaultdict(lambda: defaultdict(list))
         self.facts: dict[tuple[str, int], dict[str, Any]] = {}
         self.floor = self._compile()
 
@@ -161,11 +153,7 @@ class Run:
                 ("fork", "minimal C fork"),
                 ("vfork", "minimal C vfork"),
             ):
-                times = [
-                    pair
-                    for _ in range(self.settings.rounds)
-                    for pair in floor.ask(what, 31)
-                ]
+                times = [pair for _ in range(self.settings.rounds) for pair in floor.ask(what, 31)]
                 stall = Measure.of([call for call, _ in times])
                 rate = Measure.of([1e9 / total for _, total in times])
                 self.results.rows.append(
@@ -181,17 +169,13 @@ class Run:
         finally:
             floor.close()
 
-    def start(
-        self, stack: ExitStack, name: str, size: int, **more: Any
-    ) -> Subject | None:
+    def start(self, stack: ExitStack, name: str, size: int, **more: Any) -> Subject | None:
         """A prepared subject; None, and a line among the skipped, where it cannot be had."""
         strategy = STRATEGIES[name]
         try:
             if not strategy.inherits and self.floor is None:
                 raise Unavailable("no minimal C program to start")
-            subject = stack.enter_context(
-                Subject(self.spec(name, size) | more, self.scratch)
-            )
+            subject = stack.enter_context(Subject(self.spec(name, size) | more, self.scratch))
             self.progress(f"{strategy.title}: building {size >> 20} MiB")
             subject.prepare()
             return subject
@@ -210,14 +194,11 @@ class Run:
     def measure_batch(self, size: int, names: list[str]) -> None:
         with ExitStack() as stack:
             found = {name: self.start(stack, name, size) for name in names}
-            subjects = {
-                name: subject for name, subject in found.items() if subject is not None
-            }
+            subjects = {name: subject for name, subject in found.items() if subject is not None}
             for number in range(self.settings.rounds):
                 for name in self.random.sample(list(subjects), len(subjects)):
-                    self.progress(
-                        f"{size >> 20} MiB, round {number + 1}/{self.settings.rounds}: {STRATEGIES[name].title}"
-                    )
+                    where = f"{size >> 20} MiB, round {number + 1}/{self.settings.rounds}"
+                    self.progress(f"{where}: {STRATEGIES[name].title}")
                     try:
                         self.one_round(STRATEGIES[name], subjects[name], number)
                     except (Unavailable, SubjectDied) as reason:
@@ -232,9 +213,7 @@ class Run:
             return
         samples = self.samples[strategy.name, subject.spec["size"]]
         for work in strategy.ops:
-            count = (
-                IDLE_CHILDREN if work == "nothing" and not strategy.slow_start else 1
-            )
+            count = IDLE_CHILDREN if work == "nothing" and not strategy.slow_start else 1
             for spans in subject.ask("measure", work=work, count=count):
                 sort_in(samples, work, spans)
         if not strategy.slow_start:
@@ -248,11 +227,7 @@ class Run:
         for name, strategy in STRATEGIES.items():
             if (name, size) in self.facts:
                 samples = self.samples[name, size]
-                measures = {
-                    measure: Measure.of(samples[measure])
-                    for measure in MEASURES
-                    if samples[measure]
-                }
+                measures = {measure: Measure.of(samples[measure]) for measure in MEASURES if samples[measure]}
                 facts = self.facts[name, size]
                 self.results.rows.append(
                     Row(

@@ -9,9 +9,11 @@ from typing import TextIO
 
 from clonal.bench import words
 from clonal.bench.machine import sentence
-from clonal.bench.results import MEASURES, TABLE, Results
+from clonal.bench.results import MEASURES, TABLE, Results, Storm
 from clonal.bench.storm import MITIGATIONS
 from clonal.bench.strategies import STRATEGIES
+from clonal.report.words import duration
+from clonal.report.words import size as size_words
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,7 @@ def tables(results: Results) -> Iterator[Table]:
     floor = [row for row in results.rows if not row.size]
     if floor:
         columns = ("the floor", MEASURES["stall"][0], MEASURES["rate"][0])
-        rows = [
-            (row.title, words.cell(row, "stall"), words.cell(row, "rate"))
-            for row in floor
-        ]
+        rows = [(row.title, words.cell(row, "stall"), words.cell(row, "rate")) for row in floor]
         yield Table("A minimal C program", columns, rows)
     if results.storms:
         yield storm_table(results)
@@ -41,12 +40,10 @@ def tables(results: Results) -> Iterator[Table]:
 def strategies_table(results: Results, size: int) -> Table:
     columns = ["strategy", *(MEASURES[name][0] for name in TABLE)]
     rows = [
-        [row.title, *(words.cell(row, name) for name in TABLE)]
-        for row in results.rows
-        if row.size == size
+        [row.title, *(words.cell(row, name) for name in TABLE)] for row in results.rows if row.size == size
     ]
     return Table(
-        f"Heap of {words.size(size)}: half Python objects, half raw buffers",
+        f"Heap of {size_words(size)}: half Python objects, half raw buffers",
         columns,
         rows,
     )
@@ -56,15 +53,20 @@ def storm_table(results: Results) -> Table:
     first = results.storms[0]
     rows = [
         [
-            f"{STRATEGIES[storm.strategy].title}: {MITIGATIONS[storm.mitigation]}",
-            words.duration(storm.slowest.median),
-            words.duration(storm.total.median),
+            f"{holder(storm)}: {MITIGATIONS[storm.mitigation]}",
+            duration(storm.slowest.median),
+            duration(storm.total.median),
         ]
         for storm in results.storms
     ]
-    title = f"Storm: {first.children} children write the same {words.size(first.bytes)} at once"
-    return Table(
-        title, ("mitigation", "slowest child", "all, forks and exits included"), rows
+    title = f"Storm: {first.children} children write the same {size_words(first.bytes)} at once"
+    return Table(title, ("mitigation", "slowest child", "all, forks and exits included"), rows)
+
+
+def holder(storm: Storm) -> str:
+    """How the pages are held: sharing and vfork have no fork of a heap in them."""
+    return {"shared": "shared memory", "vfork": "vfork"}.get(
+        storm.mitigation, STRATEGIES[storm.strategy].title
     )
 
 
@@ -78,11 +80,9 @@ def break_even_table(results: Results) -> Table:
     rows = [["os.fork", *map(words.duration, results.break_even[0].plain), ""]]
     for even in results.break_even:
         above = "never" if even.share is None else f"{even.share:.0%}"
-        rows.append(
-            [STRATEGIES[even.strategy].title, *map(words.duration, even.mine), above]
-        )
+        rows.append([STRATEGIES[even.strategy].title, *map(words.duration, even.mine), above])
     return Table(
-        f"Break-even, {words.size(results.break_even[0].size)}: call to reaped",
+        f"Break-even, {size_words(results.break_even[0].size)}: call to reaped",
         columns,
         rows,
     )
@@ -91,16 +91,23 @@ def break_even_table(results: Results) -> Table:
 def notes(results: Results) -> Iterator[str]:
     """Everything that is not a table, one line each."""
     yield f"Machine: {sentence(results.machine)}"
-    thp = sorted({f"{row.title}: {row.thp}" for row in results.rows if row.size})
-    if thp:
-        yield "Transparent huge pages: " + "; ".join(thp)
+    yield from thp_line(results)
     if results.article:
         yield article_line(results)
-    for skipped in results.skipped:
-        where = f" at {words.size(skipped.size)}" if skipped.size else ""
-        yield f"Skipped: {skipped.strategy}{where}: {skipped.reason}"
+    for strategy, reason in dict.fromkeys((skipped.strategy, skipped.reason) for skipped in results.skipped):
+        yield f"Skipped: {strategy}: {reason}"
     for warning in results.warnings:
         yield f"Warning: {warning}"
+
+
+def thp_line(results: Results) -> Iterator[str]:
+    """Which strategies ran with which setting of transparent huge pages."""
+    settings: dict[str, list[str]] = {}
+    for row in results.rows:
+        if row.size and row.title not in settings.setdefault(row.thp, []):
+            settings[row.thp].append(row.title)
+    if settings:
+        yield "THP: " + "; ".join(f"{thp}: {', '.join(titles)}" for thp, titles in settings.items())
 
 
 def article_line(results: Results) -> str:
@@ -108,11 +115,7 @@ def article_line(results: Results) -> str:
     if "skipped" in found:
         return f"The article's script: skipped, {found['skipped']}"
     who = ", ".join(f"{count} by `{program}`" for program, count in found["by"].items())
-    missing = (
-        ""
-        if found["time_installed"]
-        else "; /usr/bin/time is not installed, so it timed nothing"
-    )
+    missing = "" if found["time_installed"] else "; /usr/bin/time is not installed, so it timed nothing"
     return (
         f"The article's script: {found['seconds'] * 1e3:.0f} ms, {found['forks']} forks "
         f"({found['counted_by']}{': ' + who if who else ''}), none of them by the function it calls fork"
@@ -132,16 +135,11 @@ def show(results: Results, file: TextIO = sys.stdout) -> None:
 def _show_plain(results: Results, file: TextIO) -> None:
     for table in tables(results):
         lines = [list(table.columns), *map(list, table.rows)]
-        widths = [
-            max(len(line[column]) for line in lines)
-            for column in range(len(table.columns))
-        ]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(table.columns))]
         print(table.title, file=file)
         for line in lines:
             print(
-                "  ".join(
-                    text.ljust(width) for text, width in zip(line, widths, strict=True)
-                ).rstrip(),
+                "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip(),
                 file=file,
             )
         print(file=file)
@@ -157,9 +155,7 @@ def _show_rich(results: Results, console: object) -> None:
     for table in tables(results):
         drawn = RichTable(title=table.title, title_justify="left")
         for number, column in enumerate(table.columns):
-            drawn.add_column(
-                column, justify="right" if number else "left", no_wrap=not number
-            )
+            drawn.add_column(column, justify="right" if number else "left", no_wrap=not number)
         for line in table.rows:
             drawn.add_row(*line)
         console.print(drawn)

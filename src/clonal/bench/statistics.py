@@ -7,9 +7,7 @@ import statistics as _statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-UNSTABLE = (
-    0.3  # interquartile range over median from which a measure is called unstable
-)
+UNSTABLE = 0.3  # interquartile range over median from which a measure is called unstable
 ENOUGH = 5  # samples below which a spread says nothing
 
 

@@ -29,7 +29,7 @@ MITIGATIONS = {
     "populate": "each child copies the pages by one MADV_POPULATE_WRITE",
     "standby": "children are forked and populated before they are needed",
     "shared": "the pages are MAP_SHARED: nothing is copied, all see all writes",
-    "vfork": "vfork + exec: each child fills pages of its own",
+    "vfork": "children that exec and fill pages of their own",
 }
 
 
@@ -117,17 +117,13 @@ def _heap_part(size: int) -> list[Buffer]:
 
 def _shared(size: int) -> list[Buffer]:
     area = mmap.mmap(-1, size)
-    area[::PAGE] = b"0" * len(
-        range(0, size, PAGE)
-    )  # present before the storm, as the heap is
+    area[::PAGE] = b"0" * len(range(0, size, PAGE))  # present before the storm, as the heap is
     return [area]
 
 
 def _vfork_storm(spec: dict[str, Any], children: int, size: int) -> dict[str, int]:
     start = now()
-    started = [
-        subprocess.Popen([spec["floor"], "write", str(size)]) for _ in range(children)
-    ]
+    started = [subprocess.Popen([spec["floor"], "write", str(size)]) for _ in range(children)]
     for child in started:
         child.wait()
     elapsed = now() - start

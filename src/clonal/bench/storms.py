@@ -31,19 +31,13 @@ def measure_storms(run: Run, chosen: list[str]) -> None:
                 _measure(run, subject, name, mitigations)
 
 
-def _measure(
-    run: Run, subject: Subject, name: str, mitigations: tuple[str, ...]
-) -> None:
+def _measure(run: Run, subject: Subject, name: str, mitigations: tuple[str, ...]) -> None:
     settings = run.settings
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    usable = [
-        mitigation for mitigation in mitigations if mitigation != "vfork" or run.floor
-    ]
+    usable = [mitigation for mitigation in mitigations if mitigation != "vfork" or run.floor]
     for number in range(min(ROUNDS, settings.rounds)):
         for mitigation in usable:
-            run.progress(
-                f"storm, round {number + 1}: {STRATEGIES[name].title}, {mitigation}"
-            )
+            run.progress(f"storm, round {number + 1}: {STRATEGIES[name].title}, {mitigation}")
             times = subject.ask(
                 "storm",
                 mitigation=mitigation,

@@ -58,9 +58,7 @@ _ALL = (
         "os.fork, then a minimal C program",
         inherits=False,
     ),
-    Strategy(
-        "launch", "clonal.launch", "launch", "vfork + exec by clone3", inherits=False
-    ),
+    Strategy("launch", "clonal.launch", "launch", "vfork + exec by clone3", inherits=False),
     Strategy(
         "subprocess",
         "subprocess",
@@ -68,9 +66,7 @@ _ALL = (
         "subprocess.Popen (vfork)",
         inherits=False,
     ),
-    Strategy(
-        "posix-spawn", "os.posix_spawn", "posix-spawn", "os.posix_spawn", inherits=False
-    ),
+    Strategy("posix-spawn", "os.posix_spawn", "posix-spawn", "os.posix_spawn", inherits=False),
     Strategy(
         "spawn",
         "mp spawn",
@@ -101,9 +97,7 @@ _ALL = (
         freeze=True,
         immortal=True,
     ),
-    Strategy(
-        "clone", "template clone", "clone", "Template.clone(), on demand", HUGE_SYSTEM
-    ),
+    Strategy("clone", "template clone", "clone", "Template.clone(), on demand", HUGE_SYSTEM),
     Strategy(
         "standby",
         "standby clone",

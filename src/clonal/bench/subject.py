@@ -55,9 +55,7 @@ class Subject:
         """Builds the heap where this strategy has it, and lets the launcher freeze or start servers."""
         if self.strategy.thp == HUGE_OFF:
             memory.disable_huge_pages()
-        self.kept += [
-            importlib.import_module(name) for name in self.spec.get("imports", ())
-        ]
+        self.kept += [importlib.import_module(name) for name in self.spec.get("imports", ())]
         started = now()
         if self.strategy.launcher not in ("spawn", "forkserver", "clone"):
             warm(self.spec["size"], self.spec["objects"])
@@ -80,9 +78,7 @@ class Subject:
             "buffers": HEAP.size,
         }
 
-    def measure(
-        self, work: str, count: int = 1, gate: bool = False
-    ) -> list[dict[str, int]]:
+    def measure(self, work: str, count: int = 1, gate: bool = False) -> list[dict[str, int]]:
         """`count` children, one after the other; the spans of each in nanoseconds."""
         samples = []
         for _ in range(count):
@@ -131,7 +127,7 @@ def serve(subject: Subject, answers: int) -> None:
         request = json.loads(line)
         try:
             reply = {"value": commands[request.pop("do")](**request)}
-        except Exception as error:  # noqa: BLE001  (whatever it was, the driver has to hear of it)
+        except Exception as error:  # whatever it was, the driver has to hear of it
             traceback.print_exc()
             reply = {"error": f"{type(error).__name__}: {error}"}
         os.write(answers, json.dumps(reply).encode() + b"\n")

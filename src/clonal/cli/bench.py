@@ -19,9 +19,7 @@ HELP = "time cloning strategies side by side on this machine"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--sizes", default=None, metavar="64M,512M,2G", help="heap sizes to compare"
-    )
+    parser.add_argument("--sizes", default=None, metavar="64M,512M,2G", help="heap sizes to compare")
     parser.add_argument(
         "--strategies",
         default=None,
@@ -58,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from clonal.bench import machine, show
+    from clonal.bench import draw, machine, show
     from clonal.bench.run import run as run_benchmark
+    from clonal.report import plot
 
     if reason := machine.supported():
         raise Error(reason)
@@ -69,8 +68,6 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.plot, ".png")
     check_output(args.html, ".html")
     if args.plot is not None:
-        from clonal.report import plot
-
         plot.require()
     with progress_line() as progress:
         results = run_benchmark(settings, progress)
@@ -79,11 +76,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         show.show(results)
     if args.plot is not None:
-        plot.save(results, args.plot)
+        plot.save(draw.plot(results), args.plot)
     if args.html is not None:
-        from clonal.report import html
-
-        args.html.write_text(html.page(results), "utf-8")
+        args.html.write_text(draw.page(results), "utf-8")
     return 0
 
 

@@ -1,18 +1,15 @@
-"""The benchmark as one self-contained HTML page: tables, and charts as inline SVG."""
+"""One self-contained HTML page: tables, and line charts as inline SVG. It loads nothing, runs nothing."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Any
 
-from clonal.bench import show, words
-from clonal.bench.machine import sentence
-
-if TYPE_CHECKING:
-    from clonal.bench.results import Results
+from clonal.report.words import duration
+from clonal.report.words import size as size_in_words
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 380, 70, 180, 20, 40
 PALETTE = (
@@ -27,7 +24,8 @@ PALETTE = (
     "#777777",
 )
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
+  padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: .5rem 0 2rem; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: bottom }
 th:first-child, td:first-child { text-align: left }
@@ -36,56 +34,35 @@ svg text { font: 12px system-ui, sans-serif }
 """
 
 
-def page(results: Results) -> str:
-    """The whole page; it loads nothing and runs no script. The data lies in it as JSON."""
-    charts = "".join(chart(results, name, title) for name, title in CHARTS)
-    data = json.dumps(results.to_json()).replace("<", "\\u003c")
+def page(title: str, caption: str, parts: Iterable[str], data: Mapping[str, Any]) -> str:
+    """The whole page of parts made by the functions below; the data lies in it as JSON."""
+    embedded = json.dumps(data).replace("<", "\\u003c")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>clonal bench</title><style>{STYLE}</style></head><body>\n"
-        f"<h1>Cloning a warm Python process</h1><p>{escape(sentence(results.machine))}</p>\n"
-        f"{charts}\n{''.join(map(table, show.tables(results)))}\n{''.join(paragraphs(results))}\n"
-        f'<script type="application/json" id="results">{data}</script>\n</body></html>\n'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n"
+        f"<h1>{escape(title)}</h1><p>{escape(caption)}</p>\n{''.join(parts)}\n"
+        f'<script type="application/json" id="results">{embedded}</script>\n</body></html>\n'
     )
 
 
-CHARTS = (
-    ("first", "From the call to the child's first instruction"),
-    ("read_total", "A child that reads everything, from the call until it was reaped"),
-)
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>\n" for row in rows)
+    return f"<h2>{escape(title)}</h2>\n<table><tr>{head}</tr>\n{body}</table>\n"
 
 
-def table(content: show.Table) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in content.columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>\n"
-        for row in content.rows
-    )
-    return f"<h2>{escape(content.title)}</h2>\n<table><tr>{head}</tr>\n{body}</table>\n"
+def paragraph(text: str, *, warning: bool = False) -> str:
+    return f'<p class="{"warning" if warning else "note"}">{escape(text)}</p>\n'
 
 
-def paragraphs(results: Results) -> Iterator[str]:
-    for note in show.notes(results):
-        kind = "warning" if note.startswith("Warning") else "note"
-        yield f'<p class="{kind}">{escape(note)}</p>\n'
-
-
-def chart(results: Results, measure: str, title: str) -> str:
-    """Time over heap size, both logarithmic, one line per strategy; empty without two sizes."""
-    lines: dict[str, list[tuple[int, float]]] = {}
-    for row in results.rows:
-        if row.size and measure in row.measures:
-            lines.setdefault(row.title, []).append(
-                (row.size, row.measures[measure].median)
-            )
-    lines = {name: points for name, points in lines.items() if len(points) > 1}
-    if not lines:
-        return ""
-    return f"<h2>{escape(title)}</h2>\n{Chart(lines).svg()}\n"
+def chart(title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """Nanoseconds over bytes, both logarithmic, a line for each name; empty without two sizes."""
+    drawable = {name: points for name, points in lines.items() if len(points) > 1}
+    return f"<h2>{escape(title)}</h2>\n{Chart(drawable).svg()}\n" if drawable else ""
 
 
 class Chart:
-    def __init__(self, lines: dict[str, list[tuple[int, float]]]) -> None:
+    def __init__(self, lines: Mapping[str, Sequence[tuple[int, float]]]) -> None:
         self.lines = lines
         points = [point for line in lines.values() for point in line]
         self.xs = sorted({x for x, _ in points})
@@ -103,26 +80,21 @@ class Chart:
 
     def svg(self) -> str:
         parts = [*self.axes(), *self.curves()]
-        return (
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">'
-            + "".join(parts)
-            + "</svg>"
-        )
+        return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">' + "".join(parts) + "</svg>"
 
     def axes(self) -> Iterator[str]:
         for power in range(self.low, self.high + 1):
             y = self.y(10.0**power)
             yield f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
-            yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{words.duration(10.0**power)}</text>'
+            yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{duration(10.0**power)}</text>'
         for size in self.xs:
-            yield f'<text x="{self.x(size):.1f}" y="{HEIGHT - 15}" text-anchor="middle">{words.size(size)}</text>'
+            x, name = self.x(size), size_in_words(size)
+            yield f'<text x="{x:.1f}" y="{HEIGHT - 15}" text-anchor="middle">{name}</text>'
 
     def curves(self) -> Iterator[str]:
         """Each line with its name at the right end, moved down where names would overlap."""
         last = -math.inf
-        ordered = sorted(
-            enumerate(self.lines.items()), key=lambda item: self.y(item[1][1][-1][1])
-        )
+        ordered = sorted(enumerate(self.lines.items()), key=lambda item: self.y(item[1][1][-1][1]))
         for number, (name, points) in ordered:
             colour = PALETTE[number % len(PALETTE)]
             path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
