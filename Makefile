@@ -5,7 +5,7 @@ SHELL := /bin/sh
 export PYTHON
 
 # What `make run` runs: an example's folder and its one command, given to the environment's python.
-EXAMPLE ?= examples/service
+EXAMPLE ?= examples/spelling
 RUN ?= $(EXAMPLE)/run.py
 
 help:  ## list the targets
@@ -38,7 +38,7 @@ lint: preflight  ## style, types, layers, C warnings
 format: preflight  ## rewrite Python and C in the style that lint wants
 	@scripts/venv .venv newest dev >/dev/null
 	@.venv/bin/ruff check -q --fix . ; .venv/bin/ruff format -q .
-	@.venv/bin/clang-format -i $$(git ls-files -co --exclude-standard '*.c' '*.h')
+	@.venv/bin/clang-format -i $$(find src tests -name '*.[ch]')
 
 bench: preflight  ## every way of cloning a process, timed side by side (ARGS= for clonal bench)
 	@scripts/venv .venv newest all >/dev/null
