@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 
 # Index = enum keep_reason of _native/vma.h.
@@ -89,6 +88,8 @@ class FreezeReport:
 
     def to_json(self) -> str:
         """All fields and the derived ones, as one JSON object."""
+        import json  # a module that most templates need not carry
+
         derived = {
             "huge_coverage": round(self.huge_coverage, 4),
             "old_generation_bytes": self.old_generation_bytes,

@@ -6,7 +6,6 @@ A limit of any ancestor holds for a process, so each is listed, the innermost fi
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -169,6 +168,8 @@ def _make(controller: str, limit: int) -> Group:
     if not above:
         raise NotImplementedError(f"no {controller} controller is mounted for this process")
     parent = above[0]
+    import tempfile  # brings compressors and PRNGs along, which every fork of a template would pay for
+
     path = tempfile.mkdtemp(prefix="clonal-", dir=parent.path)
     group = Group(controller, parent.version, f"{parent.name.rstrip('/')}/{os.path.basename(path)}", path)
     v1 = parent.version == 1
