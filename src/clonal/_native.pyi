@@ -1,5 +1,7 @@
 """What the C core offers to Python; one section for each topic file."""
 
+from typing import Any
+
 # launch.c
 def probe_call(name: str, /) -> bool: ...
 def launch(
@@ -16,3 +18,15 @@ def launch(
     new_session: bool,
     /,
 ) -> tuple[int, int]: ...
+
+# interpose.c, extents.c, guard.c: madvise and mremap on image pages
+def interpose(guards: int, most_mappings: int, /) -> dict[str, Any]:
+    """Redirect the guarded calls (1: madvise, 2: mremap) of every object loaded now, and treat all
+    memory as possibly image until `image_extents_refresh`. Returns `objects` seen, `slots` patched by
+    name, and how many the kernel `refused`. `most_mappings` is vm.max_map_count."""
+
+def interpose_keep() -> list[tuple[int, int]]: ...
+def image_extents_refresh() -> int: ...
+def image_extents() -> list[tuple[int, int]]: ...
+def guard_counts() -> dict[str, int]: ...
+def mappings_read_as_text(flag: bool, /) -> None: ...

@@ -4,6 +4,10 @@
 
 #include <sys/syscall.h>
 
+#ifndef SYS_process_madvise
+#define SYS_process_madvise 440 /* Linux 5.10; the same on all machines */
+#endif
+
 static inline __attribute__((always_inline)) long sys6(long n, long a, long b, long c, long d, long e, long f)
 {
 #if defined(__x86_64__)

@@ -66,10 +66,10 @@ def freeze(
 
 def _refuse_unsafe(threads: str, report: FreezeReport) -> None:
     from clonal import _native
-    from clonal.image import checks
+    from clonal.image import checks, guards
 
     reasons = checks.refusals()
-    if checks.other_threads():
+    if checks.other_threads() and "atfork" not in guards.disabled():
         _native.quiesce()  # pools with fork handlers stop; they start again when used
     others = checks.other_threads()
     if others and threads == "refuse":
@@ -149,25 +149,31 @@ def _too_fragmented(report: FreezeReport, vmas: int) -> bool:
 
 def _freeze_once(report: FreezeReport, hugepages: bool, compact: bool) -> dict[str, Any]:
     from clonal import _native
-    from clonal.image import checks
+    from clonal.image import checks, guards
     from clonal.kernel.probe import KERNEL
 
+    off = guards.disabled()
     huge = hugepages and KERNEL.madv_collapse and KERNEL.hpage_size > 0
     if hugepages and not huge and not compact:
         report.degraded.append("no huge pages: MADV_COLLAPSE (Linux 6.1) is not available; the image has 4 KiB pages")
+    try:
+        report.degraded += guards.install()
+    except OSError as error:
+        return {"call": "guarding madvise and mremap", "errno": error.errno}
     found = _native.freeze(
         page=KERNEL.page_size,
         block=KERNEL.hpage_size or 2 << 20,
         huge=huge,
         compact=compact,
         gap=GAP_PAGES,
-        keep=_always_written(),
+        keep=_always_written() + guards.keep(),
         reserve=KERNEL.overcommit_mode == 2,
         numa=_many_nodes(),
         max_vmas=_max_map_count() - SPARE_VMAS,
         stop=bool(checks.other_threads()),
-        fence=True,
+        fence="realloc" not in off,
     )
+    report.degraded += guards.refresh()
     if found["failed_tid"]:  # it was stoppable a moment ago
         raise FreezeRefused([_unstoppable(found["failed_tid"], found["failed_reason"])])
     return found

@@ -1,0 +1,33 @@
+"""Runs a test body in a process that has guard_support's names and the calling library."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import textwrap
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT, Result, run_script
+
+HERE = Path(__file__).resolve().parent
+
+
+@cache
+def calls_library() -> str:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler: the library whose calls are redirected cannot be built")
+    library = Path(tempfile.mkdtemp(prefix="clonal-guard-calls-"), "guard_calls.so")
+    source = HERE / "guard_calls.c"
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source], check=True)
+    return str(library)
+
+
+def run_guarded(body: str, *, check: bool = True, env: dict[str, str] | None = None) -> Result:
+    environment = {"GUARD_CALLS": calls_library(), "PYTHONPATH": str(ROOT), **(env or {})}
+    script = "from tests.integration.guard_support import *\n" + textwrap.dedent(body)
+    return run_script(script, env=environment, check=check)
