@@ -135,7 +135,9 @@ def _image(report: FreezeReport, hugepages: bool) -> str | None:
     vmas = procfs.vma_count()
     _first_vmas = _first_vmas or vmas
     if _generations and _too_fragmented(report, vmas):
-        _account(report, _freeze_once(report, hugepages, compact=True))
+        found = _freeze_once(report, hugepages, compact=True)
+        if not found["call"]:
+            _account(report, found)
     _count += 1
     report.generation = _count
     return None
