@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import ROOT, Result, run_script
 
+SKIPPED = 77  # guard_support.skip
 HERE = Path(__file__).resolve().parent
 
 
@@ -30,4 +31,9 @@ def calls_library() -> str:
 def run_guarded(body: str, *, check: bool = True, env: dict[str, str] | None = None) -> Result:
     environment = {"GUARD_CALLS": calls_library(), "PYTHONPATH": str(ROOT), **(env or {})}
     script = "from tests.integration.guard_support import *\n" + textwrap.dedent(body)
-    return run_script(script, env=environment, check=check)
+    result = run_script(script, env=environment, check=False)
+    if result.returncode == SKIPPED:
+        pytest.skip(result.stdout.strip())
+    if check and result.returncode != 0:
+        pytest.fail(f"the script failed: {result}", pytrace=False)
+    return result

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from dataclasses import dataclass
+from typing import NoReturn
 
 from clonal.image import guards
 
 PAGE = os.sysconf("SC_PAGESIZE")
+SKIPPED = 77  # exit status
 FILL = 0x5A
 
 PROT_READ, PROT_WRITE = 1, 2
@@ -146,3 +149,21 @@ def in_child(work: object) -> str:
 ZERO = bytes(PAGE)
 FULL = bytes([FILL]) * PAGE
 EINVAL, ENOMEM, EFAULT, EACCES = -22, -12, -14, -13
+
+
+def image_bytes() -> int:
+    """Bytes of all image mappings: grows if an image mapping is extended."""
+    with open("/proc/self/maps") as lines:
+        ends = [line.split()[0].split("-") for line in lines if "memfd:clonal-image" in line]
+    return sum(int(high, 16) - int(low, 16) for low, high in ends)
+
+
+def status_bytes(field: str) -> int:
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field + ":"))
+
+
+def skip(reason: str) -> NoReturn:
+    """End the process; the test is skipped for this reason."""
+    print(reason)
+    sys.exit(SKIPPED)

@@ -17,6 +17,7 @@ from clonal.image.report import REASONS, FreezeReport, Generation, Kept
 
 # Pages of an absent run that is filled so that two runs become one VMA (64: 457 VMAs became 126).
 GAP_PAGES = 64
+_EVERY_GAP = 1 << 30  # with the guard "holes" off
 # Left free below vm.max_map_count for the program itself.
 SPARE_VMAS = 4096
 # A re-freeze images everything anew where earlier generations hold more than this share of what is
@@ -167,7 +168,7 @@ def _freeze_once(report: FreezeReport, hugepages: bool, compact: bool) -> dict[s
         block=KERNEL.hpage_size or 2 << 20,
         huge=huge,
         compact=compact,
-        gap=GAP_PAGES,
+        gap=_EVERY_GAP if "holes" in off else GAP_PAGES,
         keep=_always_written() + guards.keep(),
         reserve=KERNEL.overcommit_mode == 2,
         numa=_many_nodes(),
