@@ -46,17 +46,16 @@ class Scratch:
 class Subject:
     """One subject process. `ask` sends a command and waits for its answer."""
 
-    def __init__(self, spec: dict[str, Any], scratch: Scratch, env: dict[str, str] | None = None) -> None:
+    def __init__(self, spec: dict[str, Any], scratch: Scratch, python: str = sys.executable) -> None:
         folder = scratch.new()
         self.spec = spec | {"page": str(folder / "page"), "folder": str(folder)}
         self.gate = Gate(folder)
         self._words = open(folder / "stderr", "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "clonal.bench.subject", json.dumps(self.spec)],
+            [python, "-m", "clonal.bench.subject", json.dumps(self.spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            env=os.environ | (env or {}),
         )
         self.facts: dict[str, Any] = {}
 
@@ -76,7 +75,8 @@ class Subject:
         return self._process.pid
 
     def prepare(self) -> dict[str, Any]:
-        self.facts = self.ask("prepare")
+        seconds = self.ask("build")
+        self.facts = {"warm_seconds": seconds} | self.ask("ready")
         return self.facts
 
     def ask(self, do: str, **arguments: Any) -> Any:

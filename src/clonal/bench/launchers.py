@@ -55,6 +55,10 @@ class Launcher(ABC):
     def finish(self, started: Any) -> None:
         raise NotImplementedError
 
+    def roundtrip(self) -> int:
+        """Nanoseconds until the result of a call of nothing in a child is here."""
+        raise NotImplementedError
+
     def close(self) -> None:  # noqa: B027  (most launchers have started nothing)
         """Ends what `prepare` started."""
 

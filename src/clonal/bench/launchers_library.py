@@ -11,7 +11,7 @@ import resource
 import threading
 from typing import Any
 
-from clonal.bench.clock import Clock, Slot
+from clonal.bench.clock import Clock, Slot, now
 from clonal.bench.heap import ENVIRONMENT, HEAP, describe, warm
 from clonal.bench.launchers import Launcher, child_work
 from clonal.bench.work import answer
@@ -107,6 +107,14 @@ class CloneLauncher(Launcher):
     def finish(self, started: Any) -> None:
         started.result()
         started.wait()
+
+    def roundtrip(self) -> int:
+        start = now()
+        clone = self.start()
+        clone.result()
+        elapsed = now() - start
+        clone.wait()
+        return elapsed
 
     def close(self) -> None:
         self.template.close()

@@ -1,11 +1,9 @@
-"""The results on a terminal: with rich where it is installed, else as plain columns."""
+"""The results as tables and lines of text; on a terminal drawn by rich."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TextIO
 
 from clonal.bench import words
 from clonal.bench.machine import sentence
@@ -14,6 +12,24 @@ from clonal.bench.storm import MITIGATIONS
 from clonal.bench.strategies import STRATEGIES
 from clonal.report.words import duration
 from clonal.report.words import size as size_words
+
+WIDTH = 145
+COLUMNS = {
+    "stall": "stall",
+    "first": "first instr.",
+    "result": "useful",
+    "read_all": "read all",
+    "write_5": "write 5 %",
+    "write_all": "write all",
+    "private": "private",
+    "teardown": "teardown",
+    "rate": "clones/s",
+}
+LEGEND = (
+    "stall: the caller's, in the call; first instr., useful: from the call to the child's first instruction "
+    "and to its first useful result; read all, write …: the child's time for it, faults included; private, "
+    "teardown: of a child that read everything; ±: half the interquartile range"
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,7 @@ def tables(results: Results) -> Iterator[Table]:
 
 
 def strategies_table(results: Results, size: int) -> Table:
-    columns = ["strategy", *(MEASURES[name][0] for name in TABLE)]
+    columns = ["strategy", *(COLUMNS[name] for name in TABLE)]
     rows = [
         [row.title, *(words.cell(row, name) for name in TABLE)] for row in results.rows if row.size == size
     ]
@@ -77,10 +93,10 @@ def break_even_table(results: Results) -> Table:
         *(f"{share:.0%}" for share in shares),
         "os.fork wins above",
     ]
-    rows = [["os.fork", *map(words.duration, results.break_even[0].plain), ""]]
+    rows = [["os.fork", *map(duration, results.break_even[0].plain), ""]]
     for even in results.break_even:
         above = "never" if even.share is None else f"{even.share:.0%}"
-        rows.append([STRATEGIES[even.strategy].title, *map(words.duration, even.mine), above])
+        rows.append([STRATEGIES[even.strategy].title, *map(duration, even.mine), above])
     return Table(
         f"Break-even, {size_words(results.break_even[0].size)}: call to reaped",
         columns,
@@ -91,6 +107,7 @@ def break_even_table(results: Results) -> Table:
 def notes(results: Results) -> Iterator[str]:
     """Everything that is not a table, one line each."""
     yield f"Machine: {sentence(results.machine)}"
+    yield LEGEND
     yield from thp_line(results)
     if results.article:
         yield article_line(results)
@@ -123,46 +140,17 @@ def article_line(results: Results) -> str:
     )
 
 
-def show(results: Results, file: TextIO = sys.stdout) -> None:
-    try:
-        from rich.console import Console
-    except ImportError:
-        _show_plain(results, file)
-    else:
-        _show_rich(results, Console(file=file, width=None if file.isatty() else 200))
-
-
-def _show_plain(results: Results, file: TextIO) -> None:
-    for table in tables(results):
-        lines = [list(table.columns), *map(list, table.rows)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(table.columns))]
-        print(table.title, file=file)
-        for line in lines:
-            print(
-                "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip(),
-                file=file,
-            )
-        print(file=file)
-    for note in notes(results):
-        print(note, file=file)
-
-
-def _show_rich(results: Results, console: object) -> None:
+def show(results: Results) -> None:
+    """Prints all of it. Never narrower than the tables: cut figures are worse than wrapped lines."""
     from rich.console import Console
-    from rich.table import Table as RichTable
 
-    assert isinstance(console, Console)
+    from clonal.report.table import table as draw
+
+    console = Console(highlight=False)
+    console = Console(highlight=False, width=max(WIDTH, console.width))
     for table in tables(results):
-        drawn = RichTable(title=table.title, title_justify="left")
-        for number, column in enumerate(table.columns):
-            drawn.add_column(column, justify="right" if number else "left", no_wrap=not number)
-        for line in table.rows:
-            drawn.add_row(*line)
-        console.print(drawn)
+        console.print(table.title, style="bold", markup=False)
+        console.print(draw(table.columns, table.rows))
+        console.print()
     for note in notes(results):
-        console.print(
-            note,
-            style="yellow" if note.startswith("Warning") else None,
-            markup=False,
-            highlight=False,
-        )
+        console.print(note, style="yellow" if note.startswith("Warning") else None, markup=False)

@@ -51,8 +51,8 @@ class Subject:
         self.launcher = make_launcher(spec)
         self.kept: list[Any] = []
 
-    def prepare(self) -> dict[str, Any]:
-        """Builds the heap where this strategy has it, and lets the launcher freeze or start servers."""
+    def build(self) -> float:
+        """Builds the heap where this strategy has it; returns the seconds that took."""
         if self.strategy.thp == HUGE_OFF:
             memory.disable_huge_pages()
         self.kept += [importlib.import_module(name) for name in self.spec.get("imports", ())]
@@ -62,13 +62,13 @@ class Subject:
             self.kept += memory.add_mappings(self.spec.get("mappings", 0))
             gc.collect()
             gc.freeze()  # the best practice before any fork: collections in children copy no gc header
-        warmed = now()
+        return (now() - started) / 1e9
+
+    def ready(self) -> dict[str, Any]:
+        """Lets the launcher freeze or start its servers."""
+        started = now()
         report = self.launcher.prepare()
-        return report | {
-            "warm_seconds": (warmed - started) / 1e9,
-            "prepare_seconds": (now() - warmed) / 1e9,
-            **self.facts(),
-        }
+        return report | {"prepare_seconds": (now() - started) / 1e9, **self.facts()}
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -86,6 +86,15 @@ class Subject:
             counted = self.launcher.once(work, self.launcher.folder if gate else None)
             samples.append(spans(self.launcher.clock.read()) | counted)
         return samples
+
+    def forks(self, count: int) -> list[int]:
+        """Forks of this process whose children end at once: the time of each call in nanoseconds."""
+        from clonal.bench.generation import time_fork
+
+        return [time_fork() for _ in range(count)]
+
+    def roundtrips(self, count: int) -> list[int]:
+        return [self.launcher.roundtrip() for _ in range(count)]
 
     def burst(self, seconds: float) -> float:
         """Children per second, eight at a time, each of which does nothing."""
@@ -112,9 +121,12 @@ class Subject:
 
     def commands(self) -> dict[str, Callable[..., Any]]:
         return {
-            "prepare": self.prepare,
+            "build": self.build,
+            "ready": self.ready,
             "facts": self.facts,
             "measure": self.measure,
+            "forks": self.forks,
+            "roundtrips": self.roundtrips,
             "burst": self.burst,
             "storm": self.storm,
             "generation": self.generation,

@@ -5,118 +5,92 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import sys
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from clonal.errors import Error
+from clonal.bench import draw, machine, show
+from clonal.bench.results import Results
+from clonal.bench.run import Progress, Settings, run
+from clonal.bench.strategies import ARTICLE, FLOOR, STRATEGIES
+from clonal.bench.words import parse_size
+from clonal.cli.main import Parser, UserMistake
+from clonal.report import plot
 
-if TYPE_CHECKING:
-    from clonal.bench.run import Progress, Settings
 
-HELP = "time cloning strategies side by side on this machine"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sizes", default=None, metavar="64M,512M,2G", help="heap sizes to compare")
-    parser.add_argument(
-        "--strategies",
-        default=None,
-        metavar="A,B",
-        help="only these; `list` lists them",
+def parser() -> Parser:
+    """The verb's command line."""
+    made = Parser(
+        prog="clonal bench",
+        usage="clonal bench [options]",
+        description="Every way of starting a Python process, timed side by side.",
+        epilog="Each strategy runs in processes of its own; rounds are interleaved, figures are medians.",
     )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=None,
-        metavar="N",
-        help="interleaved rounds (default 7)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    parser.add_argument(
-        "--plot",
-        type=Path,
-        default=None,
-        metavar="FILE.png",
-        help="draw them (needs matplotlib)",
-    )
-    parser.add_argument(
-        "--html",
-        type=Path,
-        default=None,
-        metavar="FILE.html",
-        help="write a self-contained page",
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="tiny heap, two rounds: to see that it works",
-    )
+    made.add_argument("--sizes", metavar="SIZES", help="heap sizes, by commas (64M,512M,2G)")
+    made.add_argument("--strategies", metavar="NAMES", help="only these, by commas; `list` lists them")
+    made.add_argument("--rounds", type=int, metavar="N", help="how many interleaved rounds (7)")
+    made.add_argument("--json", action="store_true", help="print the results as JSON")
+    made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them (needs matplotlib)")
+    made.add_argument("--html", type=Path, metavar="FILE.html", help="write a self-contained page")
+    made.add_argument("--quick", action="store_true", help="a tiny heap and two rounds, to see that it works")
+    return made
 
 
-def run(args: argparse.Namespace) -> int:
-    from clonal.bench import draw, machine, show
-    from clonal.bench.run import run as run_benchmark
-    from clonal.report import plot
-
+def main(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
     if reason := machine.supported():
-        raise Error(reason)
-    if args.strategies == "list":
+        raise UserMistake(reason)
+    if arguments.strategies == "list":
         return list_strategies()
-    settings = settings_of(args)
-    check_output(args.plot, ".png")
-    check_output(args.html, ".html")
-    if args.plot is not None:
-        plot.require()
+    settings = settings_of(arguments)
+    check_outputs(arguments)
     with progress_line() as progress:
-        results = run_benchmark(settings, progress)
-    if args.json:
-        print(json.dumps(results.to_json(), indent=1))
-    else:
-        show.show(results)
-    if args.plot is not None:
-        plot.save(draw.plot(results), args.plot)
-    if args.html is not None:
-        args.html.write_text(draw.page(results), "utf-8")
+        results = run(settings, progress)
+    report(results, arguments)
     return 0
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    from dataclasses import replace
+def report(results: Results, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        print(json.dumps(results.to_json(), indent=1))
+    else:
+        show.show(results)
+    if arguments.plot is not None:
+        plot.save(draw.plot(results), arguments.plot)
+    if arguments.html is not None:
+        arguments.html.write_text(draw.page(results), "utf-8")
 
-    from clonal.bench.run import Settings
-    from clonal.bench.words import parse_size
 
+def settings_of(arguments: argparse.Namespace) -> Settings:
     settings = Settings()
-    if args.sizes is not None:
-        settings = replace(
-            settings,
-            sizes=tuple(sorted({parse_size(size) for size in args.sizes.split(",")})),
-        )
-    if args.strategies is not None:
-        settings = replace(settings, strategies=tuple(args.strategies.split(",")))
-    if args.quick:
+    if arguments.sizes is not None:
+        sizes = {parse_size(size) for size in arguments.sizes.split(",")}
+        settings = replace(settings, sizes=tuple(sorted(sizes)))
+    if arguments.strategies is not None:
+        settings = replace(settings, strategies=tuple(arguments.strategies.split(",")))
+    if arguments.quick:
         settings = settings.quick()
-    if args.rounds is not None:
-        settings = replace(settings, rounds=args.rounds)
+    if arguments.rounds is not None:
+        settings = replace(settings, rounds=arguments.rounds)
     settings.check()
     return settings
 
 
-def check_output(path: Path | None, suffix: str) -> None:
+def check_outputs(arguments: argparse.Namespace) -> None:
     """A run takes minutes: refuse before it what could not be written after it."""
-    if path is None:
-        return
-    if path.suffix != suffix:
-        raise Error(f"{path}: write a file whose name ends in {suffix}")
-    if not path.absolute().parent.is_dir():
-        raise Error(f"{path}: there is no folder {path.absolute().parent}")
+    if arguments.plot is not None:
+        plot.require()
+    for path, suffix in ((arguments.plot, ".png"), (arguments.html, ".html")):
+        if path is None:
+            continue
+        if path.suffix != suffix:
+            raise UserMistake(f"{path}: give a file whose name ends in {suffix}")
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise UserMistake(f"{path}: there is no folder {path.absolute().parent} to write to")
 
 
 def list_strategies() -> int:
-    from clonal.bench.strategies import ARTICLE, FLOOR, STRATEGIES
-
     for strategy in STRATEGIES.values():
         print(f"{strategy.name:15} {strategy.what}")
     print(f"{FLOOR:15} fork and vfork of a minimal C program")
@@ -127,14 +101,11 @@ def list_strategies() -> int:
 @contextlib.contextmanager
 def progress_line() -> Iterator[Progress]:
     """One line on the terminal that says what is being measured; silent where there is none."""
-    if not sys.stderr.isatty():
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
         yield lambda _what: None
         return
-    try:
-        from rich.console import Console
-    except ImportError:
-        yield lambda what: print(f"\r\x1b[K{what}", end="", file=sys.stderr, flush=True)
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        return
-    with Console(stderr=True).status("clonal bench") as status:
+    with console.status("clonal bench") as status:
         yield status.update
