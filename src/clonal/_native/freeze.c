@@ -19,9 +19,10 @@
 #define DROP_CAPACITY (1l << 17)
 #define KEEP_CAPACITY (1l << 16)
 #define TEXT_BYTES (64ul << 10)
-#define STAGING_BYTES (1ul << 30) /* of addresses only: a chunk and two huge pages, which are 512 MiB on some arm64 */
+#define STAGING_BYTES                                                                                        \
+    (1ul << 30) /* of addresses only: a chunk and two huge pages, which are 512 MiB on some arm64 */
 
-#define TLS_BYTES (8ul << 10)    /* around the thread pointer: struct pthread, static TLS, rseq */
+#define TLS_BYTES (8ul << 10)     /* around the thread pointer: struct pthread, static TLS, rseq */
 #define STACK_BELOW (128ul << 10) /* below a stack pointer: red zone, signal frames */
 #define STACK_ABOVE (8ul << 20)
 
@@ -173,7 +174,8 @@ static int plan_within_limit(struct job *job)
 
 static int reserve_staging(struct job *job)
 {
-    long area = SYS(SYS_mmap, 0, STAGING_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    long area =
+        SYS(SYS_mmap, 0, STAGING_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (fail(job, "mmap of the staging area", area))
         return -1;
     job->staging = area;
@@ -271,22 +273,24 @@ static PyObject *report(const struct job *job)
     }
     return Py_BuildValue(
         "{s:K,s:K,s:K,s:K,s:K,s:K,s:l,s:l,s:l,s:l,s:s,s:l,s:s,s:N,s:N,s:i,s:s}", "bytes",
-        (unsigned long long)image->bytes, "huge_bytes", (unsigned long long)image->huge_bytes, "collapse_failed",
-        (unsigned long long)image->collapse_failed, "inode", (unsigned long long)image->inode, "file_bytes",
-        (unsigned long long)image->file_bytes, "peak", (unsigned long long)image->peak, "vmas_before",
-        job->vmas_before, "pieces", job->plan.piece_count, "gap", job->plan.gap, "image_errno", -image->error,
-        "image_call", image->error_call, "errno", -job->error, "call", job->error_call, "kept", kept, "stopped",
-        stopped, "failed_tid", job->stopped.failed_tid, "failed_reason", job->stopped.failed_reason);
+        (unsigned long long)image->bytes, "huge_bytes", (unsigned long long)image->huge_bytes,
+        "collapse_failed", (unsigned long long)image->collapse_failed, "inode",
+        (unsigned long long)image->inode, "file_bytes", (unsigned long long)image->file_bytes, "peak",
+        (unsigned long long)image->peak, "vmas_before", job->vmas_before, "pieces", job->plan.piece_count,
+        "gap", job->plan.gap, "image_errno", -image->error, "image_call", image->error_call, "errno",
+        -job->error, "call", job->error_call, "kept", kept, "stopped", stopped, "failed_tid",
+        job->stopped.failed_tid, "failed_reason", job->stopped.failed_reason);
 }
 
-PyDoc_STRVAR(freeze_doc, "freeze(*, page, block, huge, compact, gap, keep, reserve, numa, max_vmas, stop, fence)\n--\n\n"
-                         "Move this process's private pages into a sealed memory file mapped at the same addresses.\n"
-                         "Returns a dict of what was done; never raises for what the kernel refuses.");
+PyDoc_STRVAR(freeze_doc,
+             "freeze(*, page, block, huge, compact, gap, keep, reserve, numa, max_vmas, stop, fence)\n--\n\n"
+             "Move this process's private pages into a sealed memory file mapped at the same addresses.\n"
+             "Returns a dict of what was done; never raises for what the kernel refuses.");
 
 static PyObject *py_freeze(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"page", "block", "huge", "compact", "gap",  "keep",
-                            "reserve", "numa", "max_vmas", "stop", "fence", NULL};
+    static char *names[] = {"page",    "block", "huge",     "compact", "gap",   "keep",
+                            "reserve", "numa",  "max_vmas", "stop",    "fence", NULL};
     (void)self;
     struct job job = {0};
     unsigned long long page, block;
@@ -308,7 +312,8 @@ static PyObject *py_freeze(PyObject *self, PyObject *args, PyObject *kwargs)
     plan->chunks = scratch->chunks, plan->drops = scratch->drops, plan->entries = scratch->entries;
     plan->classes = scratch->classes, plan->piece_capacity = PIECE_CAPACITY;
     plan->chunk_capacity = CHUNK_CAPACITY, plan->drop_capacity = DROP_CAPACITY;
-    job.image = (struct image){.plan = plan, .reserve = reserve, .numa = numa, .guard_chunks = fence, .memfd = -1};
+    job.image =
+        (struct image){.plan = plan, .reserve = reserve, .numa = numa, .guard_chunks = fence, .memfd = -1};
     PyObject *result = NULL;
     if (read_ranges(&job, keep) == 0) {
         int status = job.stop ? stop_prepare() : 0;
@@ -324,7 +329,8 @@ static PyObject *py_freeze(PyObject *self, PyObject *args, PyObject *kwargs)
     return result;
 }
 
-PyDoc_STRVAR(try_stop_doc, "try_stop()\n--\n\nStop all other threads and let them go at once. Returns None, or (tid, reason) of one\n"
+PyDoc_STRVAR(try_stop_doc, "try_stop()\n--\n\nStop all other threads and let them go at once. Returns None, "
+                           "or (tid, reason) of one\n"
                            "that cannot be stopped.");
 
 static PyObject *py_try_stop(PyObject *self, PyObject *ignored)
@@ -348,8 +354,10 @@ static PyObject *py_try_stop(PyObject *self, PyObject *ignored)
     return Py_BuildValue("(is)", result.failed_tid, result.failed_reason);
 }
 
-PyDoc_STRVAR(quiesce_doc, "quiesce()\n--\n\nRun the fork handlers of all libraries, by a child that exits at once: thread\n"
-                          "pools with such handlers (OpenBLAS) stop. Raises OSError if fork fails.");
+PyDoc_STRVAR(
+    quiesce_doc,
+    "quiesce()\n--\n\nRun the fork handlers of all libraries, by a child that exits at once: thread\n"
+    "pools with such handlers (OpenBLAS) stop. Raises OSError if fork fails.");
 
 static PyObject *py_quiesce(PyObject *self, PyObject *ignored)
 {
@@ -383,8 +391,10 @@ static PyObject *py_quiesce(PyObject *self, PyObject *ignored)
 #define MADV_COLLAPSE 25
 #endif
 
-PyDoc_STRVAR(collapse_doc, "collapse(page, block)\n--\n\nBack the private memory of this process by huge pages where it is, without\n"
-                           "moving it. Returns (bytes now huge, bytes refused). Raises OSError if smaps cannot be read.");
+PyDoc_STRVAR(collapse_doc,
+             "collapse(page, block)\n--\n\nBack the private memory of this process by huge pages where it "
+             "is, without\n"
+             "moving it. Returns (bytes now huge, bytes refused). Raises OSError if smaps cannot be read.");
 
 static PyObject *py_collapse(PyObject *self, PyObject *args)
 {

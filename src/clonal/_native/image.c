@@ -218,8 +218,8 @@ static bool switch_piece(struct image *image, const struct piece *piece)
         uint64_t end = (start + CHUNK_BYTES) / image->plan->block * image->plan->block;
         if (end > piece->end)
             end = piece->end;
-        bool filled = piece->huge ? fill_huge(image, vma, start, end)
-                                  : each_run(image, vma, start, end, copy_by_write);
+        bool filled =
+            piece->huge ? fill_huge(image, vma, start, end) : each_run(image, vma, start, end, copy_by_write);
         if (!filled || !switch_over(image, vma, start, end))
             return false;
         if (end - start > image->peak)

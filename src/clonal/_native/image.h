@@ -7,8 +7,8 @@
 struct image {
     /* in */
     struct plan *plan;
-    bool reserve; /* account the image's mappings (overcommit mode 2) */
-    bool numa;    /* more than one node: carry memory policies over */
+    bool reserve;      /* account the image's mappings (overcommit mode 2) */
+    bool numa;         /* more than one node: carry memory policies over */
     bool guard_chunks; /* put a VMA boundary into each malloc chunk */
     /* out */
     int memfd;

@@ -177,7 +177,8 @@ static void drop_block(struct plan *plan, struct walk *walk, uint64_t start, uin
         plan->drops[plan->drop_count++] = (struct range){start, end};
 }
 
-static void plan_block(struct plan *plan, struct walk *walk, uint64_t start, const unsigned char *classes, long count)
+static void plan_block(struct plan *plan, struct walk *walk, uint64_t start, const unsigned char *classes,
+                       long count)
 {
     const struct vma *vma = &plan->vmas[walk->index];
     uint64_t end = start + count * plan->page;
@@ -222,7 +223,8 @@ static void walk_blocks(struct plan *plan, struct walk *walk)
             uint64_t end = (start / plan->block + 1) * plan->block;
             if (end > window_end)
                 end = window_end;
-            plan_block(plan, walk, start, plan->classes + (start - window) / plan->page, (end - start) / plan->page);
+            plan_block(plan, walk, start, plan->classes + (start - window) / plan->page,
+                       (end - start) / plan->page);
             start = end;
         }
         window = window_end;

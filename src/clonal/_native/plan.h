@@ -13,7 +13,7 @@ struct range {
 /* A run of one VMA that is copied into the image and mapped over. */
 struct piece {
     uint64_t start, end;
-    int vma; /* index */
+    int vma;   /* index */
     bool huge; /* one or more whole 2 MiB blocks, filled as huge pages */
 };
 
@@ -24,11 +24,11 @@ struct chunk {
 
 struct plan {
     /* in */
-    uint64_t page, block;    /* bytes: base page, huge page */
-    bool huge;               /* use huge pages */
-    bool compact;            /* image every dirty or clean piece of older images again */
-    long gap;                /* absent pages to fill so as to join two runs */
-    struct range *keep;      /* ranges that stay as they are, sorted */
+    uint64_t page, block; /* bytes: base page, huge page */
+    bool huge;            /* use huge pages */
+    bool compact;         /* image every dirty or clean piece of older images again */
+    long gap;             /* absent pages to fill so as to join two runs */
+    struct range *keep;   /* ranges that stay as they are, sorted */
     long keep_count;
     struct vma *vmas;
     long vma_count;

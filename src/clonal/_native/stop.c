@@ -12,6 +12,7 @@
 #include <time.h>
 
 #define ARRIVE_SECONDS 2
+#define BLOCKED_TRIES 200 /* a millisecond apart */
 
 /* Lives in a mapping of its own that is never freed: a thread that was too late to be stopped still
  * finds a valid state and returns at once. */
@@ -131,6 +132,18 @@ static bool blocks_signal(int tid)
     return blocked;
 }
 
+/* Like blocks_signal, but patient: a thread that was let go a moment ago still leaves its handler. */
+static bool stays_blocked(int tid)
+{
+    for (int tries = 0; tries < BLOCKED_TRIES; tries++) {
+        if (!blocks_signal(tid))
+            return false;
+        struct timespec pause = {0, 1000 * 1000};
+        SYS(SYS_nanosleep, &pause, 0);
+    }
+    return true;
+}
+
 static long now_ms(void)
 {
     struct timespec time;
@@ -177,7 +190,7 @@ static int stop_listed(int directory, int self, struct stop_result *result)
             if (tid == 0 || tid == self || is_stopped(tid))
                 continue;
             result->failed_tid = tid;
-            if (blocks_signal(tid)) {
+            if (stays_blocked(tid)) {
                 result->failed_reason = "it blocks all signals";
                 return -1;
             }

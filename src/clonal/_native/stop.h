@@ -13,8 +13,8 @@ struct stopped_thread {
 };
 
 struct stop_result {
-    int count;                /* threads stopped */
-    int failed_tid;           /* the one that could not be, or 0 */
+    int count;      /* threads stopped */
+    int failed_tid; /* the one that could not be, or 0 */
     const char *failed_reason;
     const struct stopped_thread *threads;
 };

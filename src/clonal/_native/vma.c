@@ -57,10 +57,10 @@ static const struct {
     char flag[2];
     enum keep_reason keep;
 } keep_flags[] = {
-    {"lo", KEEP_LOCKED},   {"lf", KEEP_LOCKED},       {"dc", KEEP_DONTFORK},  {"wf", KEEP_WIPEONFORK},
-    {"sl", KEEP_SEALED},   {"ss", KEEP_SHADOW_STACK}, {"dp", KEEP_DROPPABLE}, {"pf", KEEP_DEVICE},
-    {"io", KEEP_DEVICE},   {"mm", KEEP_DEVICE},       {"ht", KEEP_HUGETLB},   {"um", KEEP_USERFAULTFD},
-    {"uw", KEEP_USERFAULTFD}, {"ui", KEEP_USERFAULTFD}, {"gd", KEEP_STACK},
+    {"lo", KEEP_LOCKED},      {"lf", KEEP_LOCKED},       {"dc", KEEP_DONTFORK},  {"wf", KEEP_WIPEONFORK},
+    {"sl", KEEP_SEALED},      {"ss", KEEP_SHADOW_STACK}, {"dp", KEEP_DROPPABLE}, {"pf", KEEP_DEVICE},
+    {"io", KEEP_DEVICE},      {"mm", KEEP_DEVICE},       {"ht", KEEP_HUGETLB},   {"um", KEEP_USERFAULTFD},
+    {"uw", KEEP_USERFAULTFD}, {"ui", KEEP_USERFAULTFD},  {"gd", KEEP_STACK},
 };
 
 static void parse_flags(const char *flags, struct vma *vma)

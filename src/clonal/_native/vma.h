@@ -12,18 +12,18 @@ enum vma_kind { VMA_ANON, VMA_FILE, VMA_IMAGE, VMA_STACK, VMA_KERNEL };
 /* Why a private mapping with pages of its own stays as it is. Order matches REASONS in report.py. */
 enum keep_reason {
     KEEP_NONE,
-    KEEP_SHARED,      /* MAP_SHARED is not copied by fork anyway */
-    KEEP_KERNEL,      /* vdso, vvar, vsyscall */
-    KEEP_STACK,       /* a running stack */
-    KEEP_EXECUTABLE,  /* code, or memory a JIT writes */
-    KEEP_UNREADABLE,  /* PROT_NONE or write-only */
-    KEEP_LOCKED,      /* mlock */
-    KEEP_DONTFORK,    /* clones do not have it */
-    KEEP_WIPEONFORK,  /* clones see zeroes */
-    KEEP_SEALED,      /* mseal */
+    KEEP_SHARED,     /* MAP_SHARED is not copied by fork anyway */
+    KEEP_KERNEL,     /* vdso, vvar, vsyscall */
+    KEEP_STACK,      /* a running stack */
+    KEEP_EXECUTABLE, /* code, or memory a JIT writes */
+    KEEP_UNREADABLE, /* PROT_NONE or write-only */
+    KEEP_LOCKED,     /* mlock */
+    KEEP_DONTFORK,   /* clones do not have it */
+    KEEP_WIPEONFORK, /* clones see zeroes */
+    KEEP_SEALED,     /* mseal */
     KEEP_SHADOW_STACK,
     KEEP_DROPPABLE,
-    KEEP_DEVICE,      /* pfn, io, mixed maps */
+    KEEP_DEVICE, /* pfn, io, mixed maps */
     KEEP_HUGETLB,
     KEEP_USERFAULTFD,
     KEEP_ASKED, /* a range the caller asked to keep: hot pages, kernel-written pages, scratch */

@@ -42,6 +42,11 @@ class Generation:
     file_bytes: int
     mapped_bytes: int
 
+    @property
+    def superseded_bytes(self) -> int:
+        """What this process no longer maps of it."""
+        return max(0, self.file_bytes - self.mapped_bytes)
+
 
 @dataclass(slots=True)
 class FreezeReport:
@@ -84,7 +89,7 @@ class FreezeReport:
     @property
     def superseded_bytes(self) -> int:
         """Memory of earlier generations that this process no longer maps."""
-        return sum(max(0, g.file_bytes - g.mapped_bytes) for g in self.old_generations)
+        return sum(generation.superseded_bytes for generation in self.old_generations)
 
     def to_json(self) -> str:
         """All fields and the derived ones, as one JSON object."""
@@ -113,7 +118,9 @@ class FreezeReport:
             lines.append("kept back: " + ", ".join(f"{_mb(k.bytes)} {k.reason}" for k in self.kept))
         lines += [f"kept back: {text}" for text in self.kept_objects]
         if self.hot:
-            lines.append("always written by a clone: " + ", ".join(f"{n} pages {why}" for why, n in self.hot.items()))
+            lines.append(
+                "always written by a clone: " + ", ".join(f"{n} pages {why}" for why, n in self.hot.items())
+            )
         if self.old_generations:
             lines.append(
                 f"generation {self.generation}: older ones hold {_mb(self.old_generation_bytes)}, "

@@ -85,9 +85,10 @@ def _await(pid: int, done: int) -> None:
         return
     if answer:
         raise SetupFailed("the trial function", answer.decode(errors="replace"))
-    status = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    code = status.si_status if status and status.si_code != os.CLD_EXITED else (status.si_status << 8 if status else 0)
-    raise SetupFailed("the trial function", f"its process {describe_status(code)}\n")
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None  # without WNOHANG it waits
+    status = ended.si_status if ended.si_code != os.CLD_EXITED else ended.si_status << 8
+    raise SetupFailed("the trial function", f"its process {describe_status(status)}\n")
 
 
 def _flags(pid: int | None, start: int, end: int, table: bytes) -> bytes:
@@ -111,7 +112,10 @@ def _explain(pid: int, pages: list[int]) -> Learnt:
         return learnt
     names = _Names(pages)
     reasons: Counter[str] = Counter()
-    with open("/proc/self/mem", "rb", buffering=0) as mine, open(f"/proc/{pid}/mem", "rb", buffering=0) as its:
+    with (
+        open("/proc/self/mem", "rb", buffering=0) as mine,
+        open(f"/proc/{pid}/mem", "rb", buffering=0) as its,
+    ):
         for page in pages:
             words = _changed_words(mine, its, page)
             why = Counter(names.reason(address, old, learnt) for address, old in words)
@@ -129,6 +133,10 @@ def _changed_words(mine: Any, its: Any, page: int) -> list[tuple[int, tuple[int,
         if old != new:
             found.append((page + index * WORD, (old, here[index + 1] if index + 1 < len(here) else 0)))
     return found
+
+
+def _memory(pid: int | None) -> Any:
+    return open(f"/proc/{pid or 'self'}/mem", "rb", buffering=0)
 
 
 def _page(file: Any, page: int) -> bytes:
