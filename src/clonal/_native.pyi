@@ -3,7 +3,7 @@
 from typing import Any
 
 # launch.c
-def probe_call(name: str, /) -> bool: ...
+def probe_call(name: str, size: int, /) -> bool: ...
 def launch(
     shown: object,
     paths: tuple[bytes, ...],

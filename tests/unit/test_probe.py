@@ -63,3 +63,17 @@ def test_the_version_of_any_release_string_is_read() -> None:
     assert probe._version("6.12.0-rc1+") == (6, 12, 0)
     assert probe._version("5.15.153.1-microsoft-standard-WSL2") == (5, 15, 153, 1)
     assert probe._version("6.1rc") == (6,)
+
+
+def test_the_kernel_layer_brings_no_libraries_into_a_template() -> None:
+    """Each would cost every fork five mappings. (dataclasses bring _opcode, everywhere.)"""
+    run_script(
+        """
+        from clonal.kernel import cgroup, headroom, memory, oom, probe, procfs
+        headroom.Headroom().check()
+        probe.probe()
+        loaded = {vma.path for vma in procfs.maps() if ".cpython-" in vma.path}
+        extra = {path for path in loaded if "/_native." not in path and "/_opcode." not in path}
+        assert not extra, extra
+        """
+    )

@@ -15,8 +15,16 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
@@ -289,24 +297,58 @@ end:
     return result;
 }
 
-/* probe_call(name) -> bool: whether the kernel knows a call, asked with arguments that do nothing.
- * A call that seccomp denies counts as unknown. */
-static PyObject *probe_call(PyObject *self, PyObject *arg)
+/* Whether advice is known: given on fresh memory of this size, whose first and middle page are there
+ * (collapsing a huge page of which nothing is there fails). A shortage of memory just now is no
+ * reason to call it unknown. */
+static bool advice_is_known(size_t size, int advice)
+{
+    long at = SYS(SYS_mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at < 0 && at > -4096)
+        return false;
+    volatile char *memory = (volatile char *)at;
+    memory[0] = memory[size / 2] = 1;
+    long done = SYS(SYS_madvise, at, size, advice);
+    SYS(SYS_munmap, at, size);
+    return done == 0 || done == -ENOMEM || done == -EAGAIN || done == -EBUSY;
+}
+
+/* Whether PAGEMAP_SCAN is known: asked about an empty range. */
+static bool pagemap_scan_is_known(void)
+{
+    uint64_t argument[12] = {sizeof argument}; /* struct pm_scan_arg of linux/fs.h */
+    long fd = SYS(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return false;
+    long done = SYS(SYS_ioctl, fd, _IOWR('f', 16, argument), argument);
+    SYS(SYS_close, fd);
+    return done >= 0;
+}
+
+/* probe_call(name, size) -> bool: whether the kernel knows a call, asked in a way that changes
+ * nothing. A call that seccomp denies counts as unknown. `size` is for what asks about memory. */
+static PyObject *probe_call(PyObject *self, PyObject *args)
 {
     (void)self;
-    const char *name = PyUnicode_AsUTF8(arg);
-    if (!name)
+    const char *name;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "sn:probe_call", &name, &size))
         return NULL;
     if (strcmp(name, "clone3") == 0)
         return PyBool_FromLong(SYS(SYS_clone3, NULL, 0) == -EINVAL);
     if (strcmp(name, "close_range") == 0)
         return PyBool_FromLong(SYS(SYS_close_range, UINT_MAX, UINT_MAX, 0) == 0);
+    if (strcmp(name, "madv_collapse") == 0)
+        return PyBool_FromLong(advice_is_known((size_t)size, MADV_COLLAPSE));
+    if (strcmp(name, "madv_populate") == 0)
+        return PyBool_FromLong(advice_is_known((size_t)size, MADV_POPULATE_WRITE));
+    if (strcmp(name, "pagemap_scan") == 0)
+        return PyBool_FromLong(pagemap_scan_is_known());
     return PyErr_Format(PyExc_ValueError, "no probe for %s", name);
 }
 
 PyMethodDef clonal_launch_methods[] = {
     {"launch", launch, METH_VARARGS,
      "Start a program by clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD): (pid, pidfd)."},
-    {"probe_call", probe_call, METH_O, "probe_call(name): whether the kernel knows clone3 or close_range."},
+    {"probe_call", probe_call, METH_VARARGS, "probe_call(name, size): whether the kernel knows a call."},
     {NULL},
 };

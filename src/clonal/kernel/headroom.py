@@ -7,9 +7,7 @@ never told from an old reading.
 
 from __future__ import annotations
 
-import math
 import os
-import resource
 import time
 from typing import NamedTuple
 
@@ -21,6 +19,7 @@ PRIVATE_BYTES = 2 * MB  # what a clone is taken to write if nobody has measured 
 RESERVED_PIDS = 300  # pids below this are not given out again (kernel/pid.c)
 SYS_ADMIN, SYS_RESOURCE = 21, 24  # capability numbers
 SETTINGS_SECONDS = 1.0
+UNLIMITED = float("inf")
 COPIED_PER_SECOND = 512 * MB  # 4 KiB in 8 µs, the slower end of what a copy fault takes
 WALK_BELOW = 256  # tasks left to a user by the crude count
 
@@ -34,7 +33,7 @@ class Allowance(NamedTuple):
     hint: str
 
 
-_NO_LIMIT = Allowance("nothing", math.inf, "bytes", "")
+_NO_LIMIT = Allowance("nothing", UNLIMITED, "bytes", "")
 # At fork neighbours that were merged count as one: mappings that each succeeded may not be forked.
 _GUESS_LIMIT = Allowance(
     "overcommit (vm.overcommit_memory=0): one mapping, as large as RAM and swap at most,",
@@ -162,16 +161,16 @@ class _Settings(NamedTuple):
     @classmethod
     def read(cls, pid: int | None) -> _Settings:
         status = procfs.status(pid)
-        limit = resource.prlimit(pid or 0, resource.RLIMIT_NPROC)[0]
+        limit = procfs.limit("Max processes", pid)
         user = status.integer("Uid")
         privileged = status.mask("CapEff") & (1 << SYS_ADMIN | 1 << SYS_RESOURCE)
-        spared = user == 0 or privileged or limit == resource.RLIM_INFINITY
+        spared = user == 0 or privileged or limit is None
         return cls(
             overcommit=memory.overcommit_mode(),
             threads_max=int(memory.slurp("/proc/sys/kernel/threads-max")),
             pid_max=int(memory.slurp("/proc/sys/kernel/pid_max")),
             user=None if spared else user,
-            user_limit=limit,
+            user_limit=limit or 0,
             memory_groups=cgroup.groups("memory", pid),
             pids_groups=cgroup.groups("pids", pid),
         )

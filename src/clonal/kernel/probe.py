@@ -6,16 +6,14 @@
 
 Each ability can be taken away with the environment variable CLONAL_DISABLE=name,name, so that
 every fallback can be tested on a kernel that needs none.
+
+This layer is loaded in templates, where each extension module costs every fork some mappings: it
+imports none at its top.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import mmap
 import os
-import platform
-import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,8 +22,7 @@ from functools import cache
 
 from clonal.kernel import cgroup, procfs
 
-MADV_POPULATE_WRITE = 23
-MADV_COLLAPSE = 25
+LARGEST_TO_TRY = 32 << 20
 THP = "/sys/kernel/mm/transparent_hugepage"
 
 # Capability numbers (include/uapi/linux/capability.h) of those that change what Clonal can do.
@@ -103,40 +100,19 @@ def _try_memfd() -> bool:
     return True
 
 
-def _advise(size: int, advice: int) -> None:
-    """Touch the first and the middle page of fresh anonymous memory and advise it."""
-    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        memory[0] = memory[size // 2] = 1
-        memory.madvise(advice)
+def _try_native(name: str, size: int = 0) -> bool:
+    from clonal import _native
+
+    return _native.probe_call(name, size)
 
 
 def _try_collapse() -> bool:
-    """Twice the size holds an aligned huge page; collapsing one of which nothing is there fails."""
+    """Twice the size holds an aligned huge page. With 64 KiB pages that is a gigabyte: then the
+    version has to do."""
     size = _hpage_size()
-    if size == 0:
-        return False
-    try:
-        _advise(2 * size, MADV_COLLAPSE)
-    except OSError as error:
-        return error.errno in (errno.ENOMEM, errno.EAGAIN, errno.EBUSY)  # known, no huge page just now
-    return True
-
-
-def _try_populate() -> bool:
-    _advise(procfs.PAGE, MADV_POPULATE_WRITE)
-    return True
-
-
-def _try_pagemap_scan() -> bool:
-    """PAGEMAP_SCAN of an empty range, as in struct pm_scan_arg of linux/fs.h."""
-    argument = struct.pack("12Q", 12 * 8, *[0] * 11)
-    request = 3 << 30 | (12 * 8) << 16 | ord("f") << 8 | 16  # _IOWR('f', 16, struct pm_scan_arg)
-    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.ioctl(fd, request, argument)
-    finally:
-        os.close(fd)
-    return True
+    if size > LARGEST_TO_TRY:
+        return _version(os.uname().release) >= (6, 1)
+    return size > 0 and _try_native("madv_collapse", 2 * size)
 
 
 def _try_pidfd() -> bool:
@@ -144,17 +120,11 @@ def _try_pidfd() -> bool:
     return True
 
 
-def _try_native(name: str) -> bool:
-    from clonal import _native
-
-    return _native.probe_call(name)
-
-
 ABILITIES: dict[str, Callable[[], bool]] = {
     "memfd": _try_memfd,
     "madv_collapse": _try_collapse,
-    "madv_populate": _try_populate,
-    "pagemap_scan": _try_pagemap_scan,
+    "madv_populate": lambda: _try_native("madv_populate", procfs.PAGE),
+    "pagemap_scan": lambda: _try_native("pagemap_scan"),
     "pidfd": _try_pidfd,
     "clone3": lambda: _try_native("clone3"),
     "close_range": lambda: _try_native("close_range"),
@@ -198,7 +168,7 @@ def _cpu_model() -> str:
     for line in _file("/proc/cpuinfo").splitlines():
         if line.startswith(("model name", "CPU part")):
             return line.partition(":")[2].strip()
-    return platform.processor() or "unknown CPU"
+    return "unknown CPU"
 
 
 def _capabilities() -> frozenset[str]:
@@ -253,6 +223,8 @@ def __getattr__(name: str) -> Kernel:
 
 def describe() -> str:
     """One line to print beside every figure: machine, kernel, huge-page setting, Python."""
+    import platform
+
     kernel = probe()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     off = f", without {' '.join(sorted(kernel.disabled))}" if kernel.disabled else ""

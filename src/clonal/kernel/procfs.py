@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from array import array
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -221,6 +223,15 @@ def stat(pid: int | None = None) -> Stat:
     )  # fmt: skip
 
 
+def limit(name: str, pid: int | None = None) -> int | None:
+    """A soft resource limit by its name in /proc/PID/limits, such as "Max processes"; None if none."""
+    for line in read("limits", pid).decode().splitlines():
+        if line.startswith(f"{name} "):
+            soft = line[len(name) :].split()[0]
+            return None if soft == "unlimited" else int(soft)
+    raise KeyError(name)
+
+
 def threads(pid: int | None = None) -> list[Thread]:
     """The threads of a process, the first one first; one that ends meanwhile is left out."""
     try:
@@ -256,6 +267,8 @@ def pss_total(pids: Iterable[int]) -> int:
 
 def pagemap(start: int, end: int, pid: int | None = None) -> array[int]:
     """The pagemap entries of the pages in [start, end)."""
+    from array import array  # a library of its own, and every mapping costs a template's forks
+
     entries = array("Q")
     for data in _pagemap_chunks([(start, end)], pid):
         entries.frombytes(data)
