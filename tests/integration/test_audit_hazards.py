@@ -211,6 +211,13 @@ CASES = [
     Case(
         "unflushed-data",
         "warning",
+        "holds 5 characters",
+        "file = open(os.pipe()[1], 'w'); file.write('hello')",
+        "file = open(os.pipe()[1], 'w'); file.write('hello'); file.flush()",
+    ),
+    Case(
+        "unflushed-data",
+        "warning",
         "'<stdout>' holds 3 characters",
         "print('hi')",
         "print('hi', flush=True)",
@@ -219,8 +226,8 @@ CASES = [
         "unflushed-data",
         "warning",
         "holds 5 bytes",
-        "import io; file = io.BufferedWriter(io.FileIO(os.pipe()[1], 'w')); file.write(b'hello')",
-        "import io; file = io.BufferedWriter(io.FileIO(os.open(os.devnull, 1), 'w')); file.write(b'hello'); file.flush()",
+        "file = open(os.pipe()[1], 'wb'); file.write(b'hello')",
+        "file = open(os.pipe()[1], 'wb'); file.write(b'hello'); file.flush()",
     ),
     Case(
         "database-file",

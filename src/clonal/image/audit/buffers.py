@@ -24,6 +24,9 @@ class _Sink(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
+    def write(self, data: Any) -> int:
+        return len(data)
+
 
 def pending(file: Any) -> str:
     """ "NAME holds N bytes", or "" when it holds none or it cannot be known (detached, half built)."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clonal.image.audit.hazard import Severity
+from clonal.image.audit.tasks import Task
 
 
 @dataclass(frozen=True)
 class Library:
-    pattern: str  # in the path of the library that owns the thread
+    pattern: str  # in the path of the library that owns the thread, or in the thread's own name
     hazard: str
     severity: Severity
     why: str
@@ -17,6 +18,20 @@ class Library:
 
 
 KNOWN = (
+    Library(
+        "jemalloc_bg_thd",
+        "background-thread",
+        "note",
+        "jemalloc's purging of unused memory stops in a clone",
+        "nothing to do",
+    ),
+    Library(
+        "polars-ooc",
+        "background-thread",
+        "note",
+        "Polars' removal of its temporary files is left to the template",
+        "nothing to do",
+    ),
     Library(
         "openblas",
         "openblas-pool",
@@ -48,9 +63,10 @@ KNOWN = (
     Library(
         "cygrpc",
         "grpc-threads",
-        "danger",
-        "channels and servers of gRPC do not survive a fork: calls in a clone hang",
-        "create channels in the clone (in_clone hook) and close those of the warm-up before the freeze",
+        "warning",
+        "gRPC's fork handlers run only while no thread is inside gRPC; otherwise, and for servers, calls "
+        "in a clone hang",
+        "close the channels and servers of the warm-up before the freeze, open new ones in the clone",
     ),
     Library(
         "libarrow",
@@ -70,7 +86,7 @@ KNOWN = (
         "duckdb",
         "duckdb-threads",
         "danger",
-        "DuckDB's workers are gone in a clone: queries of this connection may wait for ever",
+        "DuckDB's workers are gone in a clone: to close or drop a connection there waits for them for ever",
         "close the connection before the freeze, or SET threads=1; connect in the clones",
     ),
 )
@@ -85,7 +101,9 @@ UNKNOWN = Library(
 )
 
 
-def owner_of(path: str) -> Library:
-    """What is known of the library with this path."""
-    lowered = path.lower()
-    return next((library for library in KNOWN if library.pattern in lowered), UNKNOWN)
+def owner_of(task: Task) -> Library:
+    """What is known of a native thread: by its own name first, then by its library."""
+    for library in KNOWN:
+        if library.pattern in task.comm or library.pattern in task.owner.lower():
+            return library
+    return UNKNOWN

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from types import FrameType
 
+from clonal.image.audit.heap import ask
 from clonal.image.audit.tasks import Task
 
 WAITING_IN = ("threading.py", "queue.py", "selectors.py", "connection.py")
@@ -41,7 +42,7 @@ def other_python_threads() -> list[PythonThread]:
     for thread in threading.enumerate():
         ident = thread.ident
         if ident is not None and ident != own:
-            target = _target_name(getattr(thread, "_target", None))
+            target = _target_name(vars(thread).get("_target"))
             found[ident] = PythonThread(ident, thread.native_id, thread.name, target, frames.get(ident))
     for ident, frame in frames.items():
         if ident != own and ident not in found:
@@ -50,8 +51,10 @@ def other_python_threads() -> list[PythonThread]:
 
 
 def _target_name(target: object) -> str:
-    name = getattr(target, "__qualname__", "") or type(target).__qualname__
-    return f"{getattr(target, '__module__', '?')}.{name}" if target is not None else ""
+    if target is None:
+        return ""
+    name = ask(getattr, target, "__qualname__", default=type(target).__qualname__)
+    return f"{ask(getattr, target, '__module__', default='?')}.{name}"
 
 
 def _place(frame: FrameType | None) -> str:

@@ -15,6 +15,11 @@ SYSTEM = "random:SystemRandom"
 GENERATOR = "numpy.random._generator:Generator"
 LEGACY = "numpy.random.mtrand:RandomState"
 NAMES = "tempfile:_RandomNameSequence"
+OWN = (  # reported as global, or (trio's shuffles ready tasks) of no consequence
+    ("random", "_inst"),
+    ("numpy.random.mtrand", "_rand"),
+    ("trio._core._run", "_r"),
+)
 FRESH = 624  # position of a Mersenne twister that was seeded and not drawn from
 TORCH_SEED = 67280421310721  # torch's own default, the same in every process
 
@@ -83,9 +88,9 @@ def own_generators(facts: Facts) -> Iterator[Hazard]:
 
 
 def _spared(facts: Facts) -> Iterator[Any]:
-    """The modules' own instances, and those of tempfile, which makes a new one in a forked process."""
-    yield namespace(sys.modules.get("random")).get("_inst")
-    yield namespace(sys.modules.get("numpy.random.mtrand")).get("_rand")
+    """Instances that are the modules' own, and those of tempfile, which makes new ones after a fork."""
+    for module, name in OWN:
+        yield namespace(sys.modules.get(module)).get(name)
     for names in facts.heap.instances(NAMES):
         yield vars(names).get("_rng")
 

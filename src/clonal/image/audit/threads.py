@@ -67,7 +67,7 @@ def native_threads(facts: Facts) -> Iterator[Hazard]:
     owners: dict[Library, list[Task]] = {}
     for task in facts.tasks:
         if not any(thread.is_task(task) for thread in facts.python_threads):
-            owners.setdefault(owner_of(task.owner), []).append(task)
+            owners.setdefault(owner_of(task), []).append(task)
     for library, tasks in owners.items():
         number = counted(len(tasks), "native thread")
         names = listed(task.describe() for task in tasks)
