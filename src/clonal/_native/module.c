@@ -3,7 +3,7 @@
 
 static PyMethodDef *const tables[] = {
     clonal_image_methods,  clonal_immortal_methods,  clonal_pools_methods,   clonal_serve_methods,
-    clonal_launch_methods, clonal_interpose_methods, clonal_pagemap_methods,
+    clonal_launch_methods, clonal_interpose_methods, clonal_pagemap_methods, clonal_wire_methods,
 };
 
 static int exec_module(PyObject *module)

@@ -1,0 +1,52 @@
+/* What the template's loop, its clones and the client agree on: messages and the shared board. */
+#ifndef CLONAL_SERVE_H
+#define CLONAL_SERVE_H
+
+#include <stdint.h>
+
+/* Every message on a clone's socket starts with this; wire.py has the same format. */
+struct message {
+    uint8_t kind;
+    uint8_t flags;
+    uint16_t extra;
+    int32_t value; /* a pid, a wait status, an errno */
+    int64_t ns;    /* CLOCK_MONOTONIC when it was sent */
+};
+
+enum { MSG_STARTED = 'S', MSG_EXITED = 'X', MSG_REFUSED = 'F' };
+enum { EXIT_TIMED_OUT = 1, EXIT_ABANDONED = 2 };
+
+struct exited {
+    struct message head;
+    uint64_t cpu_us;
+    uint64_t minflt;
+    uint64_t maxrss_kb;
+};
+
+/* A request for one clone, on the control socket; its own socket comes along by SCM_RIGHTS. */
+struct order {
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
+};
+
+enum { SLOTS = 16384, LEARNT = 32768 };
+enum { CLONE_RUNNING = 0, CLONE_DELIVERED = 1 };
+
+struct learnt_page {
+    uint64_t page; /* address, 0: free */
+    uint32_t seen; /* in how many clones it was written */
+    uint32_t spare;
+};
+
+/* A MAP_SHARED memfd: written by template and clones, read by the client with pread. */
+struct board {
+    uint64_t forks, fork_ns, faults, live, exited, handed, standby_ready, learnt_clones;
+    uint8_t state[SLOTS]; /* CLONE_*, by slot: a clone sets DELIVERED before it sends its result */
+    struct learnt_page table[LEARNT];
+};
+
+enum { BOARD_COUNTERS = 8 };
+
+/* Maps the board's memfd shared. NULL with a Python error set on failure. Never unmapped. */
+struct board *board_map(int fd);
+
+#endif

@@ -1,0 +1,85 @@
+"""How clones and templates end: flushed and finalised, but without the interpreter's teardown.
+
+Teardown would write to every object that the process shares (40 ms and 7,500 faults for 226 MB).
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+from typing import NoReturn
+
+_finalizers_before = 0
+
+
+def remember_template_exit() -> None:
+    """Before the freeze: finalizers that exist now belong to the template and run in it alone."""
+    global _finalizers_before
+    _finalizers_before = _last_finalizer()
+
+
+def _last_finalizer() -> int:
+    weakref = sys.modules.get("weakref")
+    registry = weakref.finalize._registry if weakref is not None else {}
+    return max((info.index for info in registry.values()), default=-1)
+
+
+def forget_template_exit() -> None:
+    """In a clone: what the template registered with atexit (it may remove the template's files)
+    runs when the template ends; a clone runs what it registers itself."""
+    atexit._clear()
+
+
+def flush_streams() -> None:
+    """Writes out what was printed; a closed or broken stream is no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
+
+
+def end_process(code: int, *, template: bool = False) -> NoReturn:
+    """Ends this process with `code`, negative for death by that signal."""
+    try:
+        _say_goodbye(template)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        flush_streams()
+        if code < 0:
+            signal.signal(-code, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [-code])
+            os.kill(os.getpid(), -code)
+        os._exit(code)
+
+
+def _say_goodbye(template: bool) -> None:
+    if (threading := sys.modules.get("threading")) is not None:
+        threading._shutdown()
+    if not template:
+        _run_own_finalizers()
+    atexit._run_exitfuncs()
+    if (logging := sys.modules.get("logging")) is not None:
+        logging.shutdown()
+    flush_streams()
+    _flush_frozen_files()
+
+
+def _run_own_finalizers() -> None:
+    weakref = sys.modules.get("weakref")
+    if weakref is None or _last_finalizer() <= _finalizers_before:
+        return
+    for info in weakref.finalize._registry.values():
+        if info.index <= _finalizers_before:
+            info.atexit = False
+    weakref.finalize._exitfunc()
+
+
+def _flush_frozen_files() -> None:
+    """Files kept only by immortal objects are never finalised, so never flushed by themselves."""
+    finalise = sys.modules.get("clonal.image.finalise")
+    if finalise is not None:
+        finalise.flush_all()
