@@ -49,11 +49,18 @@ def handle(phrase: str) -> str:
     return str(warm().lookup_compound(phrase, MAX_EDITS)[0].term)
 
 
+def summary() -> str:
+    """What the dictionary holds."""
+    speller = warm()
+    index = speller.deletes
+    return f"{len(speller.words):,} words, {len(speller.bigrams):,} pairs, {len(index):,} index entries"
+
+
 def object_bytes() -> int:
     """How much of the warm process's memory is objects of the index and the frequencies."""
     speller = warm()
-    index = speller._deletes
-    tables = (index, speller._words, speller._bigrams)
+    index = speller.deletes
+    tables = (index, speller.words, speller.bigrams)
     parts = (index.values(), *tables)  # keys of each table, and the lists of the index
     return sum(map(sys.getsizeof, itertools.chain(tables, *parts)))
 
