@@ -1,3 +1,368 @@
-#include "native.h"
+/* The immortal heap: after it, reading an object writes nothing.
+ *
+ * From CPython 3.12 (PEP 683) an object whose count holds a certain value is never counted. Giving
+ * that value to everything a warm process has loaded is what lets clones read it without copying its
+ * pages. The count is its own visited mark, so the walk needs no table of what it has seen.
+ */
+#include "heap.h"
 
-PyMethodDef clonal_immortal_methods[] = {{NULL}};
+#ifdef CLONAL_HAS_IMMORTALS
+
+PyObject *clonal_interned_strings(void);
+
+static uint32_t immortal_count(void)
+{
+    return *count_of(Py_None);
+}
+
+/* ---- the walk's stages ---- */
+
+static void mark_interned_strings(struct walk *walk)
+{
+    PyObject *table = clonal_interned_strings(), *key, *value;
+    Py_ssize_t at = 0;
+    while (table && PyDict_Next(table, &at, &key, &value))
+        clonal_mark(key, walk);
+}
+
+static void mark_if(PyObject *object, struct walk *walk)
+{
+    if (object)
+        clonal_mark(object, walk);
+}
+
+/* What lives as long as the interpreter: modules, its dictionaries, the threads' own storage. */
+static void mark_roots(struct walk *walk, PyObject *static_types)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(static_types); i++) /* immortal, not walked through */
+        clonal_visit_children(PyTuple_GET_ITEM(static_types, i), walk, clonal_mark, walk);
+    PyInterpreterState *interpreter = PyInterpreterState_Get();
+    mark_if(PyImport_GetModuleDict(), walk);
+    mark_if(PyInterpreterState_GetDict(interpreter), walk);
+    mark_if(PyEval_GetBuiltins(), walk);
+    for (PyThreadState *t = PyInterpreterState_ThreadHead(interpreter); t; t = PyThreadState_Next(t)) {
+        mark_if(t->dict, walk);
+        mark_if(t->context, walk);
+    }
+    mark_interned_strings(walk);
+    clonal_mark_all(walk);
+}
+
+struct again {
+    struct walk *walk;
+    struct ptr_set dicts; /* walked through in this sweep */
+};
+
+/* A dictionary of strings and numbers is unknown to the collector, yet may have got new ones. */
+static int mark_news(PyObject *object, void *arg)
+{
+    struct again *again = arg;
+    if (!is_immortal(object))
+        return clonal_mark(object, again->walk);
+    if (!PyDict_CheckExact(object) || PyObject_GC_IsTracked(object) || set_has(&again->dicts, object))
+        return 0;
+    if (!clonal_set_add(&again->dicts, object))
+        again->walk->failed = true;
+    return clonal_visit_children(object, again->walk, clonal_mark, again->walk);
+}
+
+static int sweep_immortal(PyObject *object, void *arg)
+{
+    struct again *again = arg;
+    if (is_immortal(object))
+        clonal_visit_children(object, again->walk, mark_news, again);
+    return 1;
+}
+
+/* After an earlier freeze: what immortal objects have been given since. Their own marks are old, so
+ * each is visited once, in the collector's order, instead of being searched from the roots. */
+static void mark_since_last_freeze(struct walk *walk)
+{
+    struct again again = {.walk = walk};
+    PyUnstable_GC_VisitObjects(sweep_immortal, &again);
+    clonal_mark_all(walk);
+    clonal_set_free(&again.dicts);
+}
+
+struct collect {
+    struct walk *walk;
+    struct ptr_stack *into;
+};
+
+static int collect_unreached(PyObject *object, void *arg)
+{
+    struct collect *collect = arg;
+    if (!is_immortal(object) && !stack_push(collect->into, object))
+        collect->walk->failed = true;
+    return 1;
+}
+
+static int collect_finalisable(PyObject *object, void *arg)
+{
+    struct collect *collect = arg;
+    if (has_finaliser(Py_TYPE(object)) && is_immortal(object) && !stack_push(collect->into, object))
+        collect->walk->failed = true;
+    return 1;
+}
+
+/* The collector's remaining objects are held by C code: marked, unless only running code does. */
+static void mark_unreached(struct walk *walk, struct ptr_stack *unreached)
+{
+    struct collect collect = {walk, unreached};
+    PyUnstable_GC_VisitObjects(collect_unreached, &collect);
+    if (walk->failed || clonal_keep_running(walk, unreached) < 0)
+        return;
+    for (size_t i = 0; i < unreached->n; i++)
+        clonal_mark(unreached->items[i], walk);
+    clonal_mark_all(walk);
+}
+
+static int call_gc(const char *method)
+{
+    PyObject *gc = PyImport_ImportModule("gc");
+    PyObject *done = gc ? PyObject_CallMethod(gc, method, NULL) : NULL;
+    Py_XDECREF(gc);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+/* gc.freeze(), and the objects kept back given to the collector again: they can still become garbage,
+ * and at exit they are finalised as ever. */
+static int freeze_collector(struct ptr_stack *unreached)
+{
+    if (call_gc("freeze") < 0)
+        return -1;
+    for (size_t i = 0; i < unreached->n; i++) {
+        PyObject *object = unreached->items[i];
+        if (is_immortal(object) || !PyObject_GC_IsTracked(object))
+            continue;
+        PyObject_GC_UnTrack(object);
+        PyObject_GC_Track(object);
+    }
+    return 0;
+}
+
+/* ---- from and to Python ---- */
+
+static int fill_set(struct ptr_set *set, PyObject *objects)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(objects); i++)
+        if (!clonal_set_add(set, PyTuple_GET_ITEM(objects, i))) {
+            PyErr_NoMemory();
+            return -1;
+        }
+    return 0;
+}
+
+/* A list of immortal objects, unknown to the collector: it leads to nothing that could die. */
+static PyObject *list_of(const struct ptr_stack *stack)
+{
+    PyObject *list = PyList_New((Py_ssize_t)stack->n);
+    if (!list)
+        return NULL;
+    PyObject_GC_UnTrack(list);
+    for (size_t i = 0; i < stack->n; i++)
+        PyList_SET_ITEM(list, (Py_ssize_t)i, Py_NewRef(stack->items[i]));
+    return list;
+}
+
+static PyObject *result_of(const struct walk *walk, const struct ptr_stack *finalisable)
+{
+    PyObject *known = list_of(finalisable), *unknown = list_of(&walk->finalisable);
+    if (!known || !unknown) {
+        Py_XDECREF(known);
+        Py_XDECREF(unknown);
+        return NULL;
+    }
+    return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:N,s:N}", "marked", (Py_ssize_t)walk->marked, "hashes",
+                         (Py_ssize_t)walk->hashes, "kept_running", (Py_ssize_t)walk->kept_running,
+                         "kept_half_built", (Py_ssize_t)walk->kept_half_built, "kept_excluded",
+                         (Py_ssize_t)walk->kept_excluded, "finalisable", known, "finalisable_untracked",
+                         unknown);
+}
+
+static bool frozen_before; /* some objects that are immortal now have been given others since */
+
+/* immortalise(static_types, exclude_objects, exclude_types, hashes, ndarray) -> dict. Marks, computes
+ * hashes and calls gc.freeze(). Runs no Python code in between. Caller: collected, self-test passed. */
+static PyObject *immortalise(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *static_types, *objects, *types, *ndarray, *result = NULL;
+    int hashes;
+    if (!PyArg_ParseTuple(args, "O!O!O!pO", &PyTuple_Type, &static_types, &PyTuple_Type, &objects,
+                          &PyTuple_Type, &types, &hashes, &ndarray))
+        return NULL;
+    struct walk walk = {.count = immortal_count(), .hash_strings = hashes};
+    struct ptr_stack unreached = {0}, finalisable = {0};
+    struct collect collect = {&walk, &finalisable};
+    walk.ndarray = PyType_Check(ndarray) ? (PyTypeObject *)ndarray : NULL;
+    if (fill_set(&walk.kept, objects) < 0 || fill_set(&walk.types, types) < 0)
+        goto out;
+    if (call_gc("unfreeze") < 0) /* the sweeps below see what an earlier freeze took away */
+        goto out;
+    if (frozen_before)
+        mark_since_last_freeze(&walk);
+    mark_roots(&walk, static_types);
+    mark_unreached(&walk, &unreached);
+    frozen_before = true;
+    PyUnstable_GC_VisitObjects(collect_finalisable, &collect);
+    if (walk.failed)
+        PyErr_NoMemory();
+    else if (freeze_collector(&unreached) == 0)
+        result = result_of(&walk, &finalisable);
+out:
+    clonal_set_free(&walk.kept);
+    clonal_set_free(&walk.types);
+    clonal_stack_free(&walk.todo);
+    clonal_stack_free(&walk.running);
+    clonal_stack_free(&walk.finalisable);
+    clonal_stack_free(&unreached);
+    clonal_stack_free(&finalisable);
+    return result;
+}
+
+/* ---- self-test ---- */
+
+static const char holding[] = "held = [x for _ in range(100)]\n"
+                              "more = [(x, x) for _ in range(100)]\n"
+                              "def pass_on(a, depth=20):\n"
+                              "    b = a\n"
+                              "    return pass_on(b, depth - 1) if depth else held.append(b)\n"
+                              "for _ in range(50): pass_on(x)\n"
+                              "table = {i: x for i in range(100)}\n";
+static const char dropping[] = "held.clear(); more.clear(); table.clear()\n";
+
+/* 0 if `code`, run with x = `object`, left the whole count of `object` as it was. */
+static int count_survives(PyObject *globals, PyObject *object, const char *code)
+{
+    Py_ssize_t before = object->ob_refcnt;
+    PyObject *done = PyRun_String(code, Py_file_input, globals, globals);
+    Py_XDECREF(done);
+    return done && object->ob_refcnt == before ? 0 : -1;
+}
+
+/* The same through the C API, inline and as functions, out of balance on purpose. */
+static int count_survives_c(PyObject *object)
+{
+    Py_ssize_t before = object->ob_refcnt;
+    bool same = true;
+    for (int i = 0; i < 3; i++) {
+        Py_INCREF(object);
+        Py_IncRef(object);
+        same &= object->ob_refcnt == before;
+    }
+    for (int i = 0; i < 9; i++) {
+        Py_DECREF(object);
+        Py_DecRef(object);
+        same &= object->ob_refcnt == before;
+    }
+    return same ? 0 : -1;
+}
+
+/* `object` is consumed: it stays, immortal. NULL and -1 if an error is set. */
+static int test_object(PyObject *object)
+{
+    PyObject *globals = object ? PyDict_New() : NULL;
+    if (!globals)
+        return -1;
+    int result = -1;
+    *count_of(object) = immortal_count();
+    if (PyDict_SetItemString(globals, "__builtins__", PyEval_GetBuiltins()) == 0 &&
+        PyDict_SetItemString(globals, "x", object) == 0)
+        result = count_survives(globals, object, holding) || count_survives(globals, object, dropping) ||
+                 count_survives_c(object);
+    Py_DECREF(globals);
+    return result ? -1 : 0;
+}
+
+/* immortal_selftest() -> None, or why this interpreter cannot have an immortal heap. Leaves a few
+ * small objects behind. */
+static PyObject *immortal_selftest(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    if ((int32_t)immortal_count() >= 0)
+        return PyUnicode_FromString("None is not immortal in this interpreter; image only");
+    int bad = test_object(PyFloat_FromDouble(0.1234)) || test_object(PyList_New(3)) ||
+              test_object(PyUnicode_FromString("not interned")) || test_object(PyLong_FromLong(1L << 40)) ||
+              test_object(Py_BuildValue("(ii)", 1, 2)) || test_object(PyDict_New());
+    if (PyErr_Occurred())
+        return NULL;
+    if (bad)
+        return PyUnicode_FromString("this interpreter writes the count of immortal objects; image only");
+    Py_RETURN_NONE;
+}
+
+/* is_immortal(object) -> bool */
+static PyObject *is_immortal_object(PyObject *module, PyObject *object)
+{
+    (void)module;
+    return PyBool_FromLong(is_immortal(object));
+}
+
+#else
+
+static PyObject *unavailable(void)
+{
+#ifdef Py_GIL_DISABLED
+    return PyUnicode_FromString("free-threaded builds count references per thread; image only");
+#elif PY_VERSION_HEX < 0x030C0000
+    return PyUnicode_FromFormat("CPython %d.%d has no immortal objects (PEP 683); image only",
+                                PY_MAJOR_VERSION, PY_MINOR_VERSION);
+#else
+    return PyUnicode_FromString("immortal objects are known for 64-bit builds only; image only");
+#endif
+}
+
+static PyObject *immortal_selftest(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return unavailable();
+}
+
+static PyObject *immortalise(PyObject *module, PyObject *args)
+{
+    (void)module;
+    (void)args;
+    PyObject *why = unavailable();
+    PyErr_SetObject(PyExc_RuntimeError, why);
+    Py_XDECREF(why);
+    return NULL;
+}
+
+static PyObject *is_immortal_object(PyObject *module, PyObject *object)
+{
+    (void)module;
+    (void)object;
+    Py_RETURN_FALSE;
+}
+
+#endif
+
+/* ndarray_layout_known(ndarray, probe, sentinel) -> bool */
+static PyObject *ndarray_layout_known(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *ndarray, *probe, *sentinel;
+    if (!PyArg_ParseTuple(args, "O!OO", &PyType_Type, &ndarray, &probe, &sentinel))
+        return NULL;
+#ifdef CLONAL_HAS_IMMORTALS
+    return PyBool_FromLong(clonal_ndarray_layout_known((PyTypeObject *)ndarray, probe, sentinel));
+#else
+    Py_RETURN_FALSE;
+#endif
+}
+
+PyMethodDef clonal_immortal_methods[] = {
+    {"immortalise", immortalise, METH_VARARGS, NULL},
+    {"immortal_selftest", immortal_selftest, METH_NOARGS, NULL},
+    {"is_immortal", is_immortal_object, METH_O, NULL},
+    {"ndarray_layout_known", ndarray_layout_known, METH_VARARGS, NULL},
+    {"finalisable_objects", clonal_finalisable_objects, METH_NOARGS, NULL},
+    {"finalise", clonal_finalise, METH_O, NULL},
+    {"has_finaliser", clonal_has_finaliser, METH_O, NULL},
+    {"atexit_last", clonal_atexit_last, METH_O, NULL},
+    {NULL},
+};
