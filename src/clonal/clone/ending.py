@@ -65,7 +65,7 @@ def _say_goodbye(template: bool) -> None:
     if (logging := sys.modules.get("logging")) is not None:
         logging.shutdown()
     flush_streams()
-    _flush_frozen_files()
+    _finish_objects(template)
 
 
 def _run_own_finalizers() -> None:
@@ -78,8 +78,8 @@ def _run_own_finalizers() -> None:
     weakref.finalize._exitfunc()
 
 
-def _flush_frozen_files() -> None:
-    """Files kept only by immortal objects are never finalised, so never flushed by themselves."""
+def _finish_objects(template: bool) -> None:
+    """Without teardown nothing is finalised by itself: a clone finalises what it made, and flushes."""
     finalise = sys.modules.get("clonal.image.finalise")
     if finalise is not None:
-        finalise.flush_all()
+        finalise.flush_all() if template else finalise.finish_clone()

@@ -35,10 +35,10 @@ class _State:
 
     frozen: list[object] = field(default_factory=list)  # immortal; oldest first
     untracked: list[object] = field(default_factory=list)  # immortal, unknown to the collector
-    streams: list[weakref.ref[object]] = field(default_factory=list)  # mortal when frozen
+    mortal: list[weakref.ref[object]] = field(default_factory=list)  # mortal when frozen
+    mortal_ids: set[int] = field(default_factory=set)  # the same, where a type has no weak references
     unfreeze: bool = False  # a mortal heap is in the collector's frozen generation
     installed: bool = False
-    is_clone: bool = False
 
 
 _state = _State()
@@ -67,12 +67,6 @@ def _remember() -> list[str]:
     return ["frozen objects are finalised before those atexit callbacks that were registered first"]
 
 
-def enter_clone() -> None:
-    """In a fresh clone: what lives now belongs to the template."""
-    _state.is_clone = True
-    gc.freeze()
-
-
 def finaliser_types(objects: Iterable[object]) -> dict[str, int]:
     """How many of each type with a finaliser that still has something to do, most frequent first."""
     standard = {id(each) for each in _standard_streams()}
@@ -96,13 +90,15 @@ def _unfinished(each: object) -> bool:
 # ---- flushing ----
 
 
-def watch_streams(objects: Iterable[object]) -> None:
-    """Mortal streams among `objects`: `flush_all` finds them after the collector was told to forget."""
-    _state.streams = [ref for ref in _state.streams if ref() is not None]
-    known = {id(ref()) for ref in _state.streams}
+def remember_theirs(objects: Iterable[object]) -> None:
+    """Mortal objects with finalisers at the freeze: clones leave them alone, but flush them even if the
+    collector was told to forget them."""
+    _state.mortal, _state.mortal_ids = [], set()
     for each in objects:
-        if _is_a(each, *_WRITERS) and id(each) not in known:
-            _state.streams.append(weakref.ref(each))
+        try:
+            _state.mortal.append(weakref.ref(each))
+        except TypeError:
+            _state.mortal_ids.add(id(each))
 
 
 def flush_all() -> list[str]:
@@ -120,8 +116,8 @@ def flush_all() -> list[str]:
 
 
 def _open_writers() -> list[object]:
-    watched = [ref() for ref in _state.streams]
-    everywhere = chain(_state.frozen, watched, _native.finalisable_objects(), _standard_streams())
+    theirs = [ref() for ref in _state.mortal]
+    everywhere = chain(_state.frozen, theirs, _native.finalisable_objects(), _standard_streams())
     found = {id(each): each for each in everywhere if _is_a(each, *_WRITERS) and not _closed(each)}
     return list(found.values())
 
@@ -218,12 +214,16 @@ def _at_exit() -> None:
     Objects made after the freeze are finalised too: one that an immortal object holds would never be
     reached by the interpreter's own teardown.
     """
-    if _state.is_clone:
-        finalise_all(_native.finalisable_objects())
-        flush_all()
-        return
     if _state.unfreeze:
         gc.unfreeze()
     if _state.frozen or _state.untracked:
         untracked, _state.untracked = _state.untracked, []  # no mark says that those are done
         finalise_all(chain(_state.frozen, untracked, _native.finalisable_objects()))
+
+
+def finish_clone() -> list[str]:
+    """At the end of a clone, after its atexit callbacks: finalise what it made, flush the rest; what
+    could not be flushed, and why."""
+    theirs = {id(ref()) for ref in _state.mortal} | _state.mortal_ids
+    finalise_all(each for each in _native.finalisable_objects() if id(each) not in theirs)
+    return flush_all()

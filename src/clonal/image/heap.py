@@ -74,7 +74,7 @@ def _immortalise(report: HeapReport, exclude: Sequence[object], *, hashes: bool)
     report.hashes_computed = found["hashes"]
     report.finaliser_types = finalise.finaliser_types(found["finalisable"] + found["finalisable_untracked"])
     report.kept += _kept(found)
-    finalise.watch_streams(_native.finalisable_objects())
+    finalise.remember_theirs(_native.finalisable_objects())
     report.degraded += finalise.remember_immortal(found["finalisable"], found["finalisable_untracked"])
 
 
@@ -93,7 +93,7 @@ def _kept(found: dict[str, Any]) -> list[str]:
 def _freeze_mortal(report: HeapReport) -> None:
     objects = _native.finalisable_objects()
     report.finaliser_types = finalise.finaliser_types(objects)
-    finalise.watch_streams(objects)
+    finalise.remember_theirs(objects)
     del objects
     gc.freeze()
     report.degraded += finalise.remember_mortal()
