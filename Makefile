@@ -40,9 +40,11 @@ format: preflight  ## rewrite Python and C in the style that lint wants
 	@.venv/bin/ruff check -q --fix . ; .venv/bin/ruff format -q .
 	@.venv/bin/clang-format -i $$(find src tests -name '*.[ch]')
 
-bench: preflight  ## every way of cloning a process, timed side by side (ARGS= for clonal bench)
-	@scripts/venv .venv newest all >/dev/null
-	@.venv/bin/clonal bench $(ARGS)
+bench: preflight  ## the figures promised, and every way of cloning a process side by side
+	@scripts/venv .venv newest all examples/spelling/requirements.txt >/dev/null
+	@old=$$(scripts/venv .venv-%v oldest "") && \
+		.venv/bin/python benchmarks/figures.py --python311 "$$old/bin/python" $(FIGURES)
+	@.venv/bin/python benchmarks/compare.py $(ARGS)
 
 clean:  ## remove environments and everything built
 	@rm -rf .venv .venv-* build dist src/*.egg-info src/clonal/*.so

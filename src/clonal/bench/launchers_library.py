@@ -85,7 +85,7 @@ class CloneLauncher(Launcher):
         os.environ[ENVIRONMENT] = describe(self.spec["size"], self.spec["objects"])
         self.template = clonal.Template(
             preload=["clonal.bench.launchers_library"],
-            setup="clonal.bench.heap:warm",
+            setup=self.spec.get("setup", "clonal.bench.heap:warm"),
             standby=self.strategy.standby,
         )
         self.template.clone(nothing_in_child).result()

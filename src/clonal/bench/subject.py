@@ -55,14 +55,22 @@ class Subject:
         """Builds the heap where this strategy has it; returns the seconds that took."""
         if self.strategy.thp == HUGE_OFF:
             memory.disable_huge_pages()
+        sys.path[:0] = self.spec.get("path", ())
         self.kept += [importlib.import_module(name) for name in self.spec.get("imports", ())]
         started = now()
         if self.strategy.launcher not in ("spawn", "forkserver", "clone"):
             warm(self.spec["size"], self.spec["objects"])
+            self._set_up()
             self.kept += memory.add_mappings(self.spec.get("mappings", 0))
             gc.collect()
             gc.freeze()  # the best practice before any fork: collections in children copy no gc header
         return (now() - started) / 1e9
+
+    def _set_up(self) -> None:
+        """Calls the module:function that builds the heap of someone's own program."""
+        if setup := self.spec.get("setup"):
+            module, _, function = setup.partition(":")
+            getattr(importlib.import_module(module), function)()
 
     def ready(self) -> dict[str, Any]:
         """Lets the launcher freeze or start its servers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 
 from clonal.bench.heap import PAGE, Heap
@@ -80,7 +81,10 @@ OPS: dict[str, Callable[[Heap], int]] = {
 
 
 def op(name: str) -> Callable[[Heap], int]:
-    """The work called `name`; `write:0.25` writes that share."""
+    """The work called `name`; `write:0.25` writes that share, `call:module:function:text` calls it."""
+    if name.startswith("call:"):
+        _, module, function, text = name.split(":", 3)
+        return lambda _heap: bool(getattr(importlib.import_module(module), function)(text))
     if name.startswith("write:"):
         return write_share(float(name.partition(":")[2]))
     return OPS[name]

@@ -1,0 +1,171 @@
+"""One function for each group of rows of figures.py; each returns the values and what they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import service
+from peak import Peak
+from stand import MB, Samples, Stand, asking, calls, median, spread, summary, totals, usable
+
+from clonal.bench.driver import Subject
+
+OURS = "image-immortal"
+FORKS = 15  # forks timed in a row, per round
+Row = tuple[str, float, dict[str, Any]]
+
+
+def fork_of_a_big_heap(stand: Stand, _options: Any) -> Iterator[Row]:
+    specs = {name: stand.spec(name, 700 * MB) for name in ("fork", OURS)}
+    with stand.subjects(specs) as subjects:
+        forks = stand.interleave({name: asking(s, "forks", count=FORKS) for name, s in subjects.items()})
+        yield "fork", median(forks["fork"]) / median(forks[OURS]), _detail(forks)
+        rates = stand.interleave({name: asking(s, "burst", seconds=0.3) for name, s in subjects.items()})
+        yield "rate", median(rates[OURS]) / median(rates["fork"]), _detail(rates, 1)
+
+
+def constant_time(stand: Stand, _options: Any) -> Iterator[Row]:
+    specs = {f"{size >> 20} MB": stand.spec(OURS, size) for size in (64 << 20, 2 << 30)}
+    with stand.subjects(specs) as subjects:
+        forks = stand.interleave({name: asking(s, "forks", count=FORKS) for name, s in subjects.items()})
+    small, big = forks.values()
+    yield "constant", median(big) / median(small), _detail(forks)
+
+
+def distance_to_the_floor(stand: Stand, _options: Any) -> Iterator[Row]:
+    specs = {
+        "bare": stand.spec(OURS, 1 << 20),
+        "numpy": stand.spec(OURS, 1 << 20, imports=["numpy"]),
+        "mappings": stand.spec(OURS, 1 << 20, mappings=1000),
+    }
+    with stand.floor() as floor, stand.subjects(specs) as subjects:
+        asks = {name: asking(s, "forks", count=FORKS) for name, s in subjects.items()}
+        forks = stand.interleave({"C": calls(floor, "fork", FORKS)} | asks)
+        vmas = {name: subject.facts["mappings"] for name, subject in subjects.items()}
+    detail = _detail(forks) | {"vmas": vmas}
+    yield "floor-bare", median(forks["bare"]) / median(forks["C"]), detail
+    yield "floor-numpy", median(forks["numpy"]) / median(forks["C"]), detail
+    more = vmas["mappings"] - vmas["bare"]
+    yield "per-vma", (median(forks["mappings"]) - median(forks["bare"])) / 1e3 / more, detail
+
+
+def next_generation(stand: Stand, _options: Any) -> Iterator[Row]:
+    with stand.subjects({OURS: stand.spec(OURS, 500 * MB)}) as subjects:
+        subject = subjects[OURS]
+        forks = stand.interleave(
+            {
+                "template": asking(subject, "forks", count=FORKS),
+                "used clone": asking(subject, "generation", count=FORKS, work=["read_all", "write:0.01"]),
+            },
+            rounds=min(stand.rounds, 9),
+        )
+    yield "generation", median(forks["used clone"]) / median(forks["template"]), _detail(forks)
+
+
+def round_trips(stand: Stand, _options: Any) -> Iterator[Row]:
+    specs = {name: stand.spec(name, 64 << 20) for name in ("clone", "standby")}
+    with stand.floor() as floor, stand.subjects(specs) as subjects:
+        asks = {name: asking(s, "roundtrips", count=2) for name, s in subjects.items()}
+        trips = stand.interleave({"C": calls(floor, "roundtrip", FORKS)} | asks, rounds=stand.rounds * 4)
+    yield "roundtrip", median(trips["clone"]) / median(trips["C"]), _detail(trips)
+    yield "standby", median(trips["standby"]) / median(trips["clone"]), _detail(trips)
+
+
+def reading_objects(stand: Stand, _options: Any) -> Iterator[Row]:
+    size = 500 * MB
+    specs = {name: stand.spec(name, size, 1.0) for name in ("fork", "image", OURS)}
+    with stand.subjects(specs) as subjects:
+        private = {name: subject.private("read_objects") for name, subject in subjects.items()}
+        held = private[OURS]["private"]
+        yield "private", 100 * held / size, {"private_and_page_tables_in_bytes": private}
+        times = _reading(stand, subjects)
+    yield "read-objects", median(times[OURS]) / median(times["fork"]), _detail(times)
+
+
+def reading_objects_old(stand: Stand, options: Any) -> Iterator[Row]:
+    python = usable(options.python311, "3.11")
+    specs = {name: stand.spec(name, 500 * MB, 1.0) for name in ("fork", "image")}
+    with stand.subjects(specs, python) as subjects:
+        times = _reading(stand, subjects)
+    yield "read-objects-3.11", median(times["image"]) / median(times["fork"]), _detail(times)
+
+
+def _reading(stand: Stand, subjects: dict[str, Subject]) -> Samples:
+    rounds = min(stand.rounds, 9)
+    return stand.interleave({name: totals(s, "read_objects") for name, s in subjects.items()}, rounds)
+
+
+def reading_buffers(stand: Stand, _options: Any) -> Iterator[Row]:
+    specs = {name: stand.spec(name, 512 << 20, 0.0) for name in ("fork", OURS)}
+    with stand.subjects(specs) as subjects:
+        touched = stand.interleave({name: totals(s, "touch_buffers") for name, s in subjects.items()})
+        scanned = stand.interleave({name: totals(s, "scan_buffers") for name, s in subjects.items()})
+    detail = _detail(touched) | {
+        "every_byte": summary(scanned),
+        "every_byte_ratio": round(median(scanned[OURS]) / median(scanned["fork"]), 3),
+    }
+    yield "read-buffers", median(touched[OURS]) / median(touched["fork"]), detail
+
+
+def freezing(stand: Stand, _options: Any) -> Iterator[Row]:
+    """Fresh subjects for each sample: a second freeze would be another thing."""
+    found: dict[str, list[dict[str, float]]] = {"huge": [], "small": [], "immortal": []}
+    specs = {
+        "huge": stand.spec("image", 1000 * MB),
+        "small": stand.spec("image", 1000 * MB, hugepages=False),
+        "immortal": stand.spec(OURS, 1000 * MB),
+    }
+    for number in range(3):
+        for name, spec in specs.items():
+            stand.progress(f"freeze {number + 1}/3: {name}")
+            found[name].append(_freeze(stand, spec))
+    per_gb: Samples = {name: [one["seconds_per_gb"] for one in many] for name, many in found.items()}
+    extra = max(one["extra_mb"] for name in ("huge", "small") for one in found[name])
+    detail = {"samples": found, "spread": round(spread(per_gb), 3)}
+    yield "freeze-huge", median(per_gb["huge"]), detail
+    yield "freeze-small", median(per_gb["small"]), detail
+    yield "freeze-memory", extra, detail
+
+
+def _freeze(stand: Stand, spec: dict[str, Any]) -> dict[str, float]:
+    with Subject(spec, stand.scratch) as subject:
+        with Peak(subject.pid) as peak:
+            subject.ask("build")
+            peak.start()
+            report = subject.ask("ready")["freeze"]
+            seen = peak.extra()
+        gigabytes = report["bytes_imaged"] / 1e9
+    reported = report["peak_extra_bytes"] / MB
+    return {
+        "seconds_per_gb": report["seconds"] / gigabytes,
+        "gb": gigabytes,
+        "huge_share": report["huge_coverage"],
+        "reported_extra_mb": reported,
+        "seen_extra_mb": -1.0 if seen is None else seen / MB,
+        "extra_mb": reported if seen is None else seen / MB,
+    }
+
+
+def example_service(stand: Stand, _options: Any) -> Iterator[Row]:
+    stand.progress("the example service")
+    value, detail = service.private_per_request(stand)
+    yield "service", value, detail
+
+
+def _detail(samples: Samples, scale: float = 1e3) -> dict[str, Any]:
+    return {"samples": summary(samples, scale), "spread": round(spread(samples), 3)}
+
+
+GROUPS: dict[str, Callable[[Stand, Any], Iterator[Row]]] = {
+    "fork rate": fork_of_a_big_heap,
+    "constant": constant_time,
+    "floor-bare floor-numpy per-vma": distance_to_the_floor,
+    "generation": next_generation,
+    "roundtrip standby": round_trips,
+    "private read-objects": reading_objects,
+    "read-objects-3.11": reading_objects_old,
+    "read-buffers": reading_buffers,
+    "freeze-huge freeze-small freeze-memory": freezing,
+    "service": example_service,
+}
