@@ -94,10 +94,8 @@ def _unstoppable(tid: int, reason: str) -> str:
 
 
 def _prepare_heap(report: FreezeReport, immortal: bool, exclude: Sequence[object]) -> None:
-    try:
-        from clonal.image import heap
-    except ImportError:  # lands in a moment
-        return
+    from clonal.image import heap
+
     found = heap.prepare(immortal=immortal, exclude=exclude)
     report.immortal_objects = found.immortal_objects
     report.finaliser_types = found.finaliser_types
