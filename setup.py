@@ -24,7 +24,10 @@ CFLAGS = [
 ]
 if os.environ.get("CLONAL_WERROR"):
     CFLAGS.append("-Werror")
-LDFLAGS = ["-Wl,-z,now"]  # no lazy binding: a first call would write to the GOT
+LDFLAGS = [
+    "-Wl,-z,now",  # no lazy binding: a first call would write to the GOT
+    "-Wl,-e,clonal_waiter_entry",  # executed as a program it is the waiter of waiter.c
+]
 if sanitize := os.environ.get("CLONAL_SANITIZE"):
     CFLAGS += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g"]
     LDFLAGS += [f"-fsanitize={sanitize}"]

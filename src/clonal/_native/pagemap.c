@@ -1,3 +1,186 @@
+/* Which pages do clones always write? The first clones tell, standby clones copy those ahead.
+ *
+ * A page of a private mapping that is anonymous and mapped by this process alone was copied (or newly
+ * made) by it: bits 63 (present), 61 (file or shared memory) and 56 (exclusively mapped) of
+ * /proc/self/pagemap say so without privilege. The addresses are counted on the board.
+ */
+#define _GNU_SOURCE
 #include "native.h"
+#include "serve.h"
+#include "sys.h"
 
-PyMethodDef clonal_pagemap_methods[] = {{NULL}};
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define PM_PRESENT (1ULL << 63)
+#define PM_FILE (1ULL << 61)
+#define PM_EXCLUSIVE (1ULL << 56)
+
+enum { PREFAULT_MOST = 8192, ENTRIES = 2048 };
+
+struct reader {
+    int fd;
+    int length, at;
+    char buffer[4096];
+};
+
+static int next_char(struct reader *reader)
+{
+    if (reader->at == reader->length) {
+        reader->length = (int)read(reader->fd, reader->buffer, sizeof reader->buffer);
+        reader->at = 0;
+        if (reader->length <= 0) {
+            reader->length = 0;
+            return -1;
+        }
+    }
+    return (unsigned char)reader->buffer[reader->at++];
+}
+
+static uint64_t next_hex(struct reader *reader)
+{
+    uint64_t value = 0;
+    for (;;) {
+        int c = next_char(reader);
+        if (c >= '0' && c <= '9')
+            value = value << 4 | (uint64_t)(c - '0');
+        else if (c >= 'a' && c <= 'f')
+            value = value << 4 | (uint64_t)(c - 'a' + 10);
+        else
+            return value;
+    }
+}
+
+/* The next private writable mapping of /proc/self/maps. False at the end. */
+static int next_mapping(struct reader *reader, uint64_t *start, uint64_t *end)
+{
+    for (;;) {
+        *start = next_hex(reader);
+        *end = next_hex(reader);
+        char perms[4] = {0};
+        for (int i = 0; i < 4; i++)
+            perms[i] = (char)next_char(reader);
+        int c;
+        while ((c = next_char(reader)) != '\n')
+            if (c < 0)
+                return 0;
+        if (perms[1] == 'w' && perms[3] == 'p')
+            return 1;
+    }
+}
+
+/* Counts one page. False when the table is too full to go on. */
+static int count_page(struct board *board, uint64_t page, uint64_t page_size)
+{
+    uint64_t hash = (page / page_size) * 0x9E3779B97F4A7C15ULL >> 32;
+    for (unsigned probe = 0; probe < 64; probe++) {
+        struct learnt_page *entry = &board->table[(hash + probe) % LEARNT];
+        uint64_t found = 0;
+        if (__atomic_compare_exchange_n(&entry->page, &found, page, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED) ||
+            found == page) {
+            __atomic_fetch_add(&entry->seen, 1, __ATOMIC_RELAXED);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int count_mapping(struct board *board, int pagemap, uint64_t start, uint64_t end, uint64_t size)
+{
+    uint64_t entries[ENTRIES];
+    for (uint64_t page = start / size; page < end / size; page += ENTRIES) {
+        uint64_t count = end / size - page < ENTRIES ? end / size - page : ENTRIES;
+        ssize_t got = pread(pagemap, entries, count * 8, (off_t)(page * 8));
+        for (ssize_t i = 0; i < got / 8; i++)
+            if ((entries[i] & (PM_PRESENT | PM_FILE | PM_EXCLUSIVE)) == (PM_PRESENT | PM_EXCLUSIVE) &&
+                !count_page(board, (page + (uint64_t)i) * size, size))
+                return 0;
+    }
+    return 1;
+}
+
+static PyObject *learn_pages(PyObject *self, PyObject *args)
+{
+    unsigned long long address;
+    struct reader reader = {.at = 0, .length = 0};
+    uint64_t start, end;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "K", &address))
+        return NULL;
+    struct board *board = (struct board *)(uintptr_t)address;
+    if (board->learnt_clones >= board->lessons)
+        Py_RETURN_FALSE;
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    reader.fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    if (pagemap >= 0 && reader.fd >= 0) {
+        uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE);
+        while (next_mapping(&reader, &start, &end) && count_mapping(board, pagemap, start, end, size))
+            ;
+    }
+    __atomic_fetch_add(&board->learnt_clones, 1, __ATOMIC_RELEASE);
+    if (pagemap >= 0)
+        close(pagemap);
+    if (reader.fd >= 0)
+        close(reader.fd);
+    Py_RETURN_TRUE;
+}
+
+static int by_address(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Copies runs of pages; how many. A page that is no longer mapped is skipped. */
+static int populate(const uint64_t *pages, int count, uint64_t size)
+{
+    int done = 0;
+    for (int first = 0, next; first < count; first = next) {
+        for (next = first + 1; next < count && pages[next] == pages[next - 1] + size; next++)
+            ;
+        long failed = SYS(SYS_madvise, pages[first], (uint64_t)(next - first) * size, MADV_POPULATE_WRITE);
+        if (failed == -EINVAL) /* before Linux 5.14, or the last page of the run is of another kind */
+            continue;
+        done += next - first;
+    }
+    return done;
+}
+
+static PyObject *prefault_pages(PyObject *self, PyObject *args)
+{
+    unsigned long long address;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "K", &address))
+        return NULL;
+    const struct board *board = (const struct board *)(uintptr_t)address;
+    uint64_t lessons = __atomic_load_n(&board->learnt_clones, __ATOMIC_ACQUIRE);
+    if (lessons == 0)
+        return PyLong_FromLong(0);
+    size_t room = PREFAULT_MOST * sizeof(uint64_t);
+    uint64_t *pages = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    int count = 0;
+    for (int i = 0; i < LEARNT && count < PREFAULT_MOST; i++)
+        if (board->table[i].page && board->table[i].seen * 2 > lessons)
+            pages[count++] = board->table[i].page;
+    qsort(pages, (size_t)count, sizeof *pages, by_address);
+    int done = populate(pages, count, (uint64_t)sysconf(_SC_PAGESIZE));
+    munmap(pages, room);
+    return PyLong_FromLong(done);
+}
+
+PyMethodDef clonal_pagemap_methods[] = {
+    {"learn_pages", learn_pages, METH_VARARGS,
+     "learn_pages(board): counts the pages this clone wrote, if that is still wanted."},
+    {"prefault_pages", prefault_pages, METH_VARARGS,
+     "prefault_pages(board): copies now the pages that clones always write; how many."},
+    {NULL},
+};

@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #define NS 1000000000LL
+#define LESSONS 3
 #define ENDING_GRACE (5 * NS) /* how long clones that have answered may flush after the client left */
 
 enum slot_kind { FREE, CLONE, STANDBY_STARTING, STANDBY_READY };
@@ -109,8 +110,10 @@ static int receive_order(struct loop *loop, struct order *order, int *fd)
         char room[CMSG_SPACE(sizeof(int))];
         struct cmsghdr align;
     } control;
-    struct msghdr message = {
-        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.room,
+                             .msg_controllen = sizeof control.room};
     long got = SYS(SYS_recvmsg, loop->control, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (got == -EAGAIN || got == -EINTR)
         return 0;
@@ -150,7 +153,8 @@ static void free_slot(struct loop *loop, int index)
 static void watch(struct loop *loop, int index, uint32_t events)
 {
     struct epoll_event event = {.events = events, .data.u64 = (uint64_t)index};
-    loop->slots[index].watched = SYS(SYS_epoll_ctl, loop->epoll, EPOLL_CTL_ADD, loop->slots[index].fd, &event) == 0;
+    loop->slots[index].watched =
+        SYS(SYS_epoll_ctl, loop->epoll, EPOLL_CTL_ADD, loop->slots[index].fd, &event) == 0;
 }
 
 static void unwatch(struct loop *loop, struct slot *slot)
@@ -291,7 +295,8 @@ static int make_clone(struct loop *loop, struct birth *birth, const struct order
     if (pid == 0)
         return 1;
     struct slot *slot = &loop->slots[index];
-    *slot = (struct slot){.kind = CLONE, .fd = fd, .pid = (pid_t)pid, .deadline = (int64_t)order->deadline_ns};
+    *slot =
+        (struct slot){.kind = CLONE, .fd = fd, .pid = (pid_t)pid, .deadline = (int64_t)order->deadline_ns};
     loop->deadlines += slot->deadline != 0;
     if (pid < 0) {
         slot->fd = -1;
@@ -560,6 +565,7 @@ static PyObject *serve(PyObject *self, PyObject *args)
     if (loop == NULL)
         return NULL;
     struct birth birth = {.wire = wire, .base = loop->base, .parent = loop->pid};
+    board->lessons = standby > 0 ? LESSONS : 0;
     PyOS_BeforeFork();
     set_signals(&birth);
     for (;;) {
@@ -577,9 +583,25 @@ static PyObject *serve(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *die_with_parent(PyObject *self, PyObject *args)
+{
+    int parent;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "i", &parent))
+        return NULL;
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    if (getppid() != parent) /* it died before the prctl */
+        raise(SIGKILL);
+    Py_RETURN_NONE;
+}
+
 PyMethodDef clonal_serve_methods[] = {
+    {"die_with_parent", die_with_parent, METH_VARARGS,
+     "die_with_parent(pid): SIGKILL for this process as soon as its parent, `pid`, ends."},
     {"serve", serve, METH_VARARGS,
-     "serve(control, board, wire, standby): the template's loop. Returns None in the template when the client\n"
+     "serve(control, board, wire, standby): the template's loop. Returns None in the template when the "
+     "client\n"
      "is gone, and in each child (socket, is_standby, board_address, slot)."},
     {NULL},
 };

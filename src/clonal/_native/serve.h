@@ -40,6 +40,7 @@ struct learnt_page {
 /* A MAP_SHARED memfd: written by template and clones, read by the client with pread. */
 struct board {
     uint64_t forks, fork_ns, faults, live, exited, handed, standby_ready, learnt_clones;
+    uint64_t lessons;     /* how many clones are to tell which pages they wrote */
     uint8_t state[SLOTS]; /* CLONE_*, by slot: a clone sets DELIVERED before it sends its result */
     struct learnt_page table[LEARNT];
 };

@@ -58,11 +58,8 @@ static int send_all(int fd, const Py_buffer *parts, int count, PyObject *fds)
         return -1;
     for (;;) {
         ssize_t sent;
-        Py_BEGIN_ALLOW_THREADS
-        sent = sendmsg(fd, &message, MSG_NOSIGNAL);
-        Py_END_ALLOW_THREADS
-        if (sent >= 0)
-            return 0;
+        Py_BEGIN_ALLOW_THREADS sent = sendmsg(fd, &message, MSG_NOSIGNAL);
+        Py_END_ALLOW_THREADS if (sent >= 0) return 0;
         if (errno != EINTR) {
             PyErr_SetFromErrno(PyExc_OSError);
             return -1;
@@ -152,14 +149,13 @@ static PyObject *receive(int fd, int flags)
     char buffer[MOST_BYTES];
     union ancillary control;
     struct iovec part = {buffer, sizeof buffer};
-    struct msghdr message = {
-        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.room,
+                             .msg_controllen = sizeof control.room};
     ssize_t got;
-    Py_BEGIN_ALLOW_THREADS
-    got = recvmsg(fd, &message, flags | MSG_CMSG_CLOEXEC);
-    Py_END_ALLOW_THREADS
-    if (got < 0 && errno == ECONNRESET)
-        return Py_BuildValue("(y())", "");
+    Py_BEGIN_ALLOW_THREADS got = recvmsg(fd, &message, flags | MSG_CMSG_CLOEXEC);
+    Py_END_ALLOW_THREADS if (got < 0 && errno == ECONNRESET) return Py_BuildValue("(y())", "");
     if (got < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
     PyObject *fds = detach_fds(&message);
@@ -183,11 +179,9 @@ static int wait_either(int fd, int pidfd, int timeout)
     int64_t end = timeout < 0 ? 0 : monotonic_ms() + timeout;
     for (;;) {
         int ready;
-        Py_BEGIN_ALLOW_THREADS
-        ready = poll(polled, 2, timeout);
-        Py_END_ALLOW_THREADS
-        if (ready >= 0)
-            return ready == 0 ? 0 : polled[0].revents | polled[1].revents << 16;
+        Py_BEGIN_ALLOW_THREADS ready = poll(polled, 2, timeout);
+        Py_END_ALLOW_THREADS if (ready >= 0) return ready == 0 ? 0
+                                                               : polled[0].revents | polled[1].revents << 16;
         if (errno != EINTR) {
             PyErr_SetFromErrno(PyExc_OSError);
             return -1;
@@ -305,7 +299,8 @@ PyMethodDef clonal_wire_methods[] = {
     {"wire_send", wire_send, METH_VARARGS, "wire_send(fd, head, body, fds): one message."},
     {"wire_receive", wire_receive, METH_VARARGS, "wire_receive(fd): (bytes, fds), blocking."},
     {"wire_next", wire_next, METH_VARARGS,
-     "wire_next(fd, pidfd, timeout_ms): (bytes, fds), None when the time is up, (b'', ()) at the end of either."},
+     "wire_next(fd, pidfd, timeout_ms): (bytes, fds), None when the time is up, (b'', ()) at the end of "
+     "either."},
     {"wire_order", wire_order, METH_VARARGS,
      "wire_order(control, deadline_ns, head, body, fds): the client's socket to a new clone."},
     {"board_new", board_new, METH_NOARGS, "board_new(): a memfd for counters shared with a template."},

@@ -11,11 +11,6 @@ from clonal.clone import imports, wire
 from clonal.clone.options import apply_environment
 
 
-def load() -> None:
-    """In the template: loads what clones import late, so that they find it."""
-    from clonal.clone import standby  # noqa: F401
-
-
 def set_up(notes: bytes, flags: int, fds: tuple[int, ...]) -> tuple[int, ...]:
     """Applies the options of a request; returns the descriptors of its payload."""
     env, cwd, capture = pickle.loads(notes)

@@ -12,7 +12,8 @@ import types
 import warnings
 from typing import Any
 
-from clonal.clone import ending, hooks, imports, main_rule, surroundings, worker
+from clonal.clone import ending, hooks, imports, main_rule, worker
+from clonal.clone import surroundings as _loaded_for_clones  # noqa: F401
 from clonal.clone.options import apply_environment
 from clonal.clone.server import Config, Ready, blame
 from clonal.clone.stale import Snapshot
@@ -38,7 +39,6 @@ def settle(config: Config) -> Ready:
         importlib.import_module("cloudpickle")
     with blame("a before_clone hook"):
         hooks.run_before()
-    surroundings.load()
     worker.prepare_template()
     ending.remember_template_exit()
     with blame("reading the freeze options"):
