@@ -29,6 +29,7 @@
 
 #define NS 1000000000LL
 #define LESSONS 3
+#define REPLENISH_AFTER (2 * NS / 1000) /* a fork right at a hand-over would delay the clone's answer */
 #define ENDING_GRACE (5 * NS) /* how long clones that have answered may flush after the client left */
 
 enum slot_kind { FREE, CLONE, STANDBY_STARTING, STANDBY_READY };
@@ -49,7 +50,7 @@ struct loop {
     int deadlines;       /* how many slots have one */
     int live;
     int closing;
-    int64_t closing_deadline;
+    int64_t closing_deadline, replenish_at;
     pid_t pid;
     uint64_t mask;
     struct board *board;
@@ -263,6 +264,8 @@ static int hand_over(struct loop *loop, const struct order *order, int fd)
         slot->deadline = (int64_t)order->deadline_ns;
         loop->deadlines += slot->deadline != 0;
         loop->board->handed++;
+        if (loop->replenish_at == 0)
+            loop->replenish_at = now_ns() + REPLENISH_AFTER;
         send_started(slot);
         watch(loop, i, EPOLLRDHUP);
         return 1;
@@ -309,6 +312,11 @@ static int make_clone(struct loop *loop, struct birth *birth, const struct order
     return 0;
 }
 
+static int standby_lacking(const struct loop *loop)
+{
+    return loop->have_standby < loop->want_standby && loop->failed_standby < 3;
+}
+
 /* One more standby clone. True in the child. Failures end the attempt until the next clone ends. */
 static int make_standby(struct loop *loop, struct birth *birth)
 {
@@ -338,6 +346,8 @@ static int make_standby(struct loop *loop, struct birth *birth)
         goto failed;
     }
     loop->have_standby++;
+    if (!standby_lacking(loop))
+        loop->replenish_at = 0;
     watch(loop, index, EPOLLIN | EPOLLRDHUP);
     return 0;
 failed:
@@ -429,6 +439,8 @@ static void enforce_deadlines(struct loop *loop)
 static int next_timeout(struct loop *loop)
 {
     int64_t first = loop->closing_deadline ? loop->closing_deadline : INT64_MAX;
+    if (standby_lacking(loop) && loop->replenish_at < first)
+        first = loop->replenish_at;
     for (int i = 0; loop->deadlines && i < loop->used; i++)
         if (loop->slots[i].deadline && loop->slots[i].deadline < first)
             first = loop->slots[i].deadline;
@@ -459,22 +471,16 @@ static void start_closing(struct loop *loop)
     end_clones(loop, 0);
 }
 
-static int standby_due(const struct loop *loop)
-{
-    return loop->have_standby < loop->want_standby && loop->failed_standby < 3;
-}
-
 /* One wait and what it brought. True in a child. */
 static int turn(struct loop *loop, struct birth *birth)
 {
     struct epoll_event event;
-    int timeout = standby_due(loop) ? 0 : next_timeout(loop);
-    long count = SYS(SYS_epoll_pwait, loop->epoll, &event, 1, timeout, NULL, 8);
+    long count = SYS(SYS_epoll_pwait, loop->epoll, &event, 1, next_timeout(loop), NULL, 8);
     if (loop->deadlines)
         enforce_deadlines(loop);
     if (loop->closing && now_ns() >= loop->closing_deadline)
         end_clones(loop, 1);
-    if (count == 0 && standby_due(loop)) /* orders first, replenishing when there are none */
+    if (count == 0 && standby_lacking(loop) && loop->replenish_at <= now_ns()) /* orders come first */
         return make_standby(loop, birth);
     if (count <= 0)
         return 0;
