@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Any
 from clonal.bench.script import job as job_module
 from clonal.bench.script.gate import Meter
 from clonal.bench.script.job import Job, make_job
-from clonal.bench.script.strategies import Timing, run_clone
+from clonal.bench.script.strategies import Timing, run_clone, stand_in_main
 from clonal.cli import targets
 from clonal.cli.main import Parser, UserMistake
 from clonal.cli.run_report import RunReport
+from clonal.cli.tracebacks import users_part
+from clonal.clone.template import Template
 from clonal.errors import SetupFailed
 
 MEASURED = 32  # runs whose private memory is read: each reading holds a run back for milliseconds
@@ -75,12 +78,13 @@ def main(argv: Sequence[str]) -> int:
     job = _compiled(script, arguments)
     if job is None:
         return 1
+    warnings.formatwarning = lambda message, *_, **__: f"clonal: {message}\n"
     try:
         if arguments.compare:
             return _compare(job, preload, setup, arguments)
         return _run(job, preload, setup, arguments)
     except SetupFailed as failure:
-        print(f"{failure.data['traceback'].rstrip()}\nclonal: {failure.message}", file=sys.stderr)
+        print(f"{users_part(failure.data['traceback'])}clonal: {failure.message}", file=sys.stderr)
         return 1
 
 
@@ -96,10 +100,10 @@ def _compiled(script: Path, arguments: argparse.Namespace) -> Job | None:
         raise UserMistake(f"{script} is not a Python script: {error}") from None
 
 
-def _template(preload: list[str], setup: str | None) -> Any:
-    from clonal.clone.template import Template
-
-    return Template(preload=[*preload, job_module.__name__], setup=setup)
+def _template(preload: list[str], setup: str | None) -> Template:
+    """A template that knows nothing of this command: its `__main__` will be the script."""
+    with stand_in_main("<clonal run>"):
+        return Template(preload=[*preload, job_module.__name__], setup=setup)
 
 
 def _run(job: Job, preload: list[str], setup: str | None, arguments: argparse.Namespace) -> int:
@@ -122,7 +126,7 @@ def _run(job: Job, preload: list[str], setup: str | None, arguments: argparse.Na
     return report.exit_status()
 
 
-def _in_clones(template: Any, job: Job, runs: int, jobs: int, gate: str) -> Iterator[Timing]:
+def _in_clones(template: Template, job: Job, runs: int, jobs: int, gate: str) -> Iterator[Timing]:
     """The runs' timings as they end. On Ctrl-C or an error no further run starts, and closing the
     template ends those that go on."""
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="clonal-run")
@@ -154,7 +158,7 @@ def _compare(job: Job, preload: list[str], setup: str | None, arguments: argpars
             stack.callback(made[-1].close)
         made.append(strategies.CloneOf(template))
         tick = stack.enter_context(progress(rounds * len(made)))
-        rows = compare.compare(made, job, rounds, template.image_bytes, lambda name: tick(False))
+        rows = compare.compare(made, job, rounds, template.report.bytes_imaged, lambda name: tick(False))
     if arguments.json:
         print(json.dumps(compare.to_json(job.path, rows), indent=2))
     else:

@@ -8,10 +8,11 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from clonal.bench.script.strategies import Timing
+from clonal.clone.imports import Row
 from clonal.report import table
 
 OURS = "clonal"  # what this command itself imports is no advice to anyone
@@ -19,14 +20,14 @@ OURS = "clonal"  # what this command itself imports is no advice to anyone
 
 @dataclass
 class RunReport:
-    """Filled while the runs go on. `imports` is what the template learnt: module, ms, MB."""
+    """Filled while the runs go on. `imports` is what clones had to import themselves."""
 
     script: str
     runs: int
     jobs: int
     timings: list[Timing] = field(default_factory=list)
     private: list[int] = field(default_factory=list)
-    imports: Sequence[Any] = ()
+    imports: Sequence[Row] = ()
     warm_seconds: float = 0.0
     wall_seconds: float = 0.0
     _since: float = field(default_factory=time.perf_counter)
@@ -68,12 +69,10 @@ class RunReport:
             "finish_s": spread(finishes),
             "private_bytes_median": statistics.median(self.private) if self.private else None,
             "private_measured": len(self.private),
-            "preload_advice": [
-                {"module": each.name, "ms": each.ms, "mb": each.mb} for each in self._advice()
-            ],
+            "preload_advice": [asdict(each) for each in self._advice()],
         }
 
-    def _advice(self) -> list[Any]:
+    def _advice(self) -> list[Row]:
         return [each for each in self.imports if each.name.partition(".")[0] != OURS]
 
     def show(self, stream: IO[str]) -> None:

@@ -25,6 +25,8 @@ from typing import Any, NamedTuple, Protocol
 from clonal.bench.script import job as jobs_module
 from clonal.bench.script import warm
 from clonal.bench.script.job import Job, Outcome, execute
+from clonal.clone.handle import Clone
+from clonal.clone.template import Template
 from clonal.errors import CloneDied, split_status
 
 
@@ -129,13 +131,13 @@ class Forkserver:
     def __init__(self, environ: dict[str, str], preload: Sequence[str], setup: str | None) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([warm.__name__, jobs_module.__name__])
-        with patched_environ({**environ, **warm.describe(preload, setup)}), no_main():
+        with patched_environ({**environ, **warm.describe(preload, setup)}), stand_in_main():
             forkserver.ensure_running()
         self._call(os.getpid).join()  # the first answer comes when the server is warm
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         process = self._context.Process(target=function, args=args)
-        with no_main():
+        with stand_in_main():
             process.start()
         return process
 
@@ -237,7 +239,7 @@ class CloneOf:
 
     name = "clone"
 
-    def __init__(self, template: Any) -> None:
+    def __init__(self, template: Template) -> None:
         self._template = template
 
     def run(self, job: Job) -> Timing:
@@ -253,16 +255,15 @@ class CloneOf:
         pass  # the template is the caller's
 
 
-def run_clone(template: Any, job: Job) -> Timing:
+def run_clone(template: Template, job: Job) -> Timing:
     """One clone that runs a job, to its end."""
     called = time.monotonic_ns()
     clone = template.clone(execute, job)
     try:
         outcome: Outcome | None = clone.result()
-        code = outcome.exitcode if outcome else 0
-    except CloneDied as death:
-        outcome, code = None, exit_code(death.status or 0)
-    clone.wait()
+    except CloneDied:
+        outcome = None
+    code = clone.wait() or (outcome.exitcode if outcome else 0)
     finish = (time.monotonic_ns() - called) / 1e9
     return Timing((outcome.started_ns - called) / 1e9 if outcome else None, finish, code)
 
@@ -270,7 +271,7 @@ def run_clone(template: Any, job: Job) -> Timing:
 class CloneBatch:
     """Clones as a batch."""
 
-    def __init__(self, clones: list[Any]) -> None:
+    def __init__(self, clones: list[Clone]) -> None:
         self._clones = clones
 
     def wait(self) -> None:
@@ -292,10 +293,13 @@ def patched_environ(environ: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def no_main() -> Iterator[None]:
-    """A `__main__` without a file: multiprocessing would import this command into each child."""
+def stand_in_main(file: str | None = None) -> Iterator[None]:
+    """For a moment another `__main__`: this command's own would be imported into what is started.
+    multiprocessing imports none that has no file; Template none whose file is only a <name>."""
     before = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
+    if file is not None:
+        sys.modules["__main__"].__file__ = file
     try:
         yield
     finally:
