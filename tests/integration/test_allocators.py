@@ -10,15 +10,12 @@ import pytest
 from tests.support import ROOT, run_script
 
 RUN = "import sys; from tests.integration.allocator_work import main; main(*sys.argv[1:])"
-#: Arrow's own jemalloc runs a thread that blocks all signals, so no freeze in place could stop it.
-NO_JEMALLOC_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
-
 LIBRARIES = {"numpy": "numpy", "arrow": "pyarrow", "duck": "duckdb"}
 
 
 def answers(name: str, freeze: str, pool: str) -> list[str]:
     pytest.importorskip(LIBRARIES[name], reason=f"{LIBRARIES[name]} is not installed here")
-    env = {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **NO_JEMALLOC_THREAD}
+    env = {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     if pool:
         env["ARROW_DEFAULT_MEMORY_POOL"] = pool
     return run_script(RUN, args=[name, freeze], env=env, timeout=100).stdout.splitlines()

@@ -14,6 +14,22 @@
 #define ARRIVE_SECONDS 2
 #define BLOCKED_TRIES 200 /* a millisecond apart */
 
+/* The signal libc keeps for itself (glibc: set*id in all threads). Its sigmask functions never block it, so
+ * it reaches threads that block all others, as jemalloc's background threads do. Borrowed only while
+ * stopping, and told from libc's own use by the value it carries. */
+#define RESERVED_SIGNAL 33
+
+#ifndef SA_RESTORER
+#define SA_RESTORER 0x04000000
+#endif
+
+struct kernel_action { /* struct sigaction as the kernel has it: libc's refuses reserved signals */
+    void (*handler)(int, siginfo_t *, void *);
+    unsigned long flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+
 /* Lives in a mapping of its own that is never freed: a thread that was too late to be stopped still
  * finds a valid state and returns at once. */
 struct stop_state {
@@ -22,6 +38,8 @@ struct stop_state {
     int arrived; /* futex: threads now waiting, each with its slot filled */
     int claimed; /* slots handed out */
     int signum;
+    int borrowed;                /* RESERVED_SIGNAL is ours for now */
+    struct kernel_action before; /* its action otherwise */
     struct stopped_thread slots[STOP_MAX];
     char listing[32 * 1024];
     char text[4096];
@@ -31,8 +49,12 @@ static struct stop_state *state;
 
 static void on_stop(int signum, siginfo_t *info, void *context)
 {
-    (void)signum, (void)info, (void)context;
     struct stop_state *s = state;
+    if (signum == RESERVED_SIGNAL && (info->si_code != SI_QUEUE || info->si_value.sival_ptr != s)) {
+        if ((uintptr_t)s->before.handler > 1) /* neither SIG_DFL nor SIG_IGN */
+            s->before.handler(signum, info, context);
+        return;
+    }
     int held = __atomic_load_n(&s->held, __ATOMIC_ACQUIRE);
     if (!held)
         return;
@@ -110,8 +132,60 @@ static char *append_number(char *text, unsigned value)
     return text;
 }
 
-/* True if thread `tid` blocks or ignores our signal, by its /proc status. */
-static bool blocks_signal(int tid)
+#if defined(__x86_64__)
+__asm__(".text\n"
+        ".type clonal_sigreturn, @function\n"
+        "clonal_sigreturn:\n"
+        "    mov $15, %eax\n" /* SYS_rt_sigreturn */
+        "    syscall\n"
+        ".size clonal_sigreturn, . - clonal_sigreturn\n");
+extern void clonal_sigreturn(void) __attribute__((visibility("hidden")));
+#define RESTORER clonal_sigreturn
+#define RESTORER_FLAG SA_RESTORER
+#else
+#define RESTORER NULL /* the kernel's own, in the vdso */
+#define RESTORER_FLAG 0
+#endif
+
+/* Takes the reserved signal's action over for the duration of a stop. */
+static bool borrow_reserved(void)
+{
+    if (state->borrowed)
+        return true;
+    struct kernel_action action = {
+        .handler = on_stop,
+        .flags = SA_SIGINFO | SA_RESTART | RESTORER_FLAG,
+        .restorer = RESTORER,
+        .mask = ~0ull,
+    };
+    state->borrowed =
+        SYS(SYS_rt_sigaction, RESERVED_SIGNAL, &action, &state->before, sizeof action.mask) == 0;
+    return state->borrowed;
+}
+
+/* Gives it back, unless libc has set an action of its own meanwhile. */
+static void return_reserved(void)
+{
+    struct kernel_action now;
+    if (!state->borrowed)
+        return;
+    if (SYS(SYS_rt_sigaction, RESERVED_SIGNAL, NULL, &now, sizeof now.mask) == 0 && now.handler == on_stop)
+        SYS(SYS_rt_sigaction, RESERVED_SIGNAL, &state->before, NULL, sizeof now.mask);
+    state->borrowed = 0;
+}
+
+static long send_reserved(int pid, int tid)
+{
+    siginfo_t info = {0};
+    info.si_code = SI_QUEUE;
+    info.si_pid = pid;
+    info.si_uid = (uid_t)sys6(SYS_getuid, 0, 0, 0, 0, 0, 0);
+    info.si_value.sival_ptr = state;
+    return SYS(SYS_rt_tgsigqueueinfo, pid, tid, RESERVED_SIGNAL, &info);
+}
+
+/* True if thread `tid` blocks `signum`, by its /proc status. */
+static bool blocks_signal(int tid, int signum)
 {
     char path[64] = "/proc/self/task/", *end = append_number(path + 16, tid);
     for (const char *tail = "/status"; (*end++ = *tail++);)
@@ -126,17 +200,17 @@ static bool blocks_signal(int tid)
             const char *mask = line + 7;
             while (*mask == '\t' || *mask == ' ')
                 mask++;
-            blocked = parse_number(&mask, 16) >> (state->signum - 1) & 1;
+            blocked = parse_number(&mask, 16) >> (signum - 1) & 1;
         }
     SYS(SYS_close, fd);
     return blocked;
 }
 
 /* Like blocks_signal, but patient: a thread that was let go a moment ago still leaves its handler. */
-static bool stays_blocked(int tid)
+static bool stays_blocked(int tid, int signum)
 {
     for (int tries = 0; tries < BLOCKED_TRIES; tries++) {
-        if (!blocks_signal(tid))
+        if (!blocks_signal(tid, signum))
             return false;
         struct timespec pause = {0, 1000 * 1000};
         SYS(SYS_nanosleep, &pause, 0);
@@ -174,12 +248,39 @@ struct directory_entry { /* struct linux_dirent64, whose name libc hides */
     char name[];
 };
 
-/* Signals each thread of one directory listing that is not stopped yet; waits for each. Returns how many
- * were new, or -1 with the result filled. */
+static bool has_ended(int tid)
+{
+    char path[64] = "/proc/self/task/";
+    *append_number(path + 16, tid) = '\0';
+    return SYS(SYS_faccessat, AT_FDCWD, path, 0) < 0;
+}
+
+/* Signals thread `tid` and waits for it. Returns NULL if it is stopped or has ended, else why it could not be
+ * stopped. */
+static const char *stop_one(int tid)
+{
+    int pid = (int)sys6(SYS_getpid, 0, 0, 0, 0, 0, 0);
+    bool reserved = blocks_signal(tid, state->signum);
+    if (reserved && (stays_blocked(tid, RESERVED_SIGNAL) || !borrow_reserved()))
+        return "it blocks all signals";
+    int expected = state->arrived + 1;
+    if (expected > STOP_MAX)
+        return "there are too many threads";
+    long sent = reserved ? send_reserved(pid, tid) : SYS(SYS_tgkill, pid, tid, state->signum);
+    if (sent == -ESRCH)
+        return NULL;
+    if (sent < 0)
+        return "no signal can be sent to it";
+    if (wait_arrived(expected) || has_ended(tid))
+        return NULL;
+    return "it did not stop in time";
+}
+
+/* Stops each thread of one directory listing that is not stopped yet. Returns how many were new, or -1 with
+ * the result filled. */
 static int stop_listed(int directory, int self, struct stop_result *result)
 {
-    int fresh = 0;
-    int pid = (int)sys6(SYS_getpid, 0, 0, 0, 0, 0, 0);
+    int before = state->arrived;
     SYS(SYS_lseek, directory, 0, 0);
     for (long got; (got = SYS(SYS_getdents64, directory, state->listing, sizeof state->listing)) > 0;) {
         for (long at = 0; at < got;) {
@@ -190,30 +291,13 @@ static int stop_listed(int directory, int self, struct stop_result *result)
             if (tid == 0 || tid == self || is_stopped(tid))
                 continue;
             result->failed_tid = tid;
-            if (stays_blocked(tid)) {
-                result->failed_reason = "it blocks all signals";
+            result->failed_reason = stop_one(tid);
+            if (result->failed_reason)
                 return -1;
-            }
-            int expected = state->arrived + 1;
-            if (expected > STOP_MAX) {
-                result->failed_reason = "there are too many threads";
-                return -1;
-            }
-            if (SYS(SYS_tgkill, pid, tid, state->signum) < 0)
-                continue; /* it ended meanwhile */
-            if (!wait_arrived(expected)) {
-                char path[64] = "/proc/self/task/";
-                *append_number(path + 16, tid) = '\0';
-                if (SYS(SYS_faccessat, AT_FDCWD, path, 0) < 0)
-                    continue;
-                result->failed_reason = "it did not stop in time";
-                return -1;
-            }
-            fresh++;
         }
     }
     result->failed_tid = 0;
-    return fresh;
+    return state->arrived - before;
 }
 
 int stop_threads(struct stop_result *result)
@@ -242,6 +326,7 @@ int stop_threads(struct stop_result *result)
 
 void release_threads(void)
 {
+    return_reserved();
     __atomic_store_n(&state->held, 0, __ATOMIC_RELEASE);
     SYS(SYS_futex, &state->held, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, STOP_MAX);
 }
