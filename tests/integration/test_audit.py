@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 
 import pytest
 
 import clonal
 from tests.audit import audit_of, named
-from tests.support import run_script
+from tests.support import ROOT, run_script
 
 
 def test_a_bare_interpreter_has_no_hazard() -> None:
@@ -24,6 +26,24 @@ def test_a_hazard_prints_in_two_lines_and_goes_to_json() -> None:
         "evidence": "fd 3 is a pipe",
         "remedy": "close it",
     }
+
+
+NAME_AT = {"Hazard": 0, "_kernel_io": 0, "Library": 1}  # which argument names the hazard
+
+
+def hazards_in(source: str) -> set[str]:
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named_calls = [(call, getattr(call.func, "id", "")) for call in calls]
+    names = [call.args[NAME_AT[function]] for call, function in named_calls if function in NAME_AT]
+    return {name.value for name in names if isinstance(name, ast.Constant)}
+
+
+def test_the_documentation_has_a_row_for_every_hazard_and_no_other() -> None:
+    sources = (ROOT / "src" / "clonal" / "image" / "audit").glob("*.py")
+    known = set().union(*(hazards_in(source.read_text()) for source in sources))
+    page = (ROOT / "docs" / "hazards.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (?:danger|warning|note)", page, re.MULTILINE)
+    assert sorted(rows) == sorted(known)
 
 
 def test_the_worst_comes_first() -> None:
