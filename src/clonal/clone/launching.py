@@ -110,7 +110,7 @@ def _await_ready(target: TemplateProcess, timeout: float | None) -> Ready:
         target.ended(1.0)
         raise TemplateDied(target.pid, target.status, "during its warm-up")
     kind, flags, _, _, _ = wire.HEAD.unpack_from(data)
-    payload = 1 if flags & wire.IN_MEMFD else 0
+    payload = wire.payload_fds(flags)
     answer = wire.unpack(flags, data[wire.HEAD.size :], fds[:payload])
     if kind == wire.FAILED:
         raise _setup_failed(*answer)

@@ -69,6 +69,7 @@ class _Layout(NamedTuple):
 
 class _Passing(threading.local):
     outgoing: list[int] | None = None
+    most = 0
     incoming: Sequence[int] = ()
 
 
@@ -159,9 +160,11 @@ def _reference(block: _Block) -> _Reference:
             "this shared array is inherited by clones but cannot be sent: there are no memory files here"
         )
     sent = None
-    if _passing.outgoing is not None:
-        sent = len(_passing.outgoing)
-        _passing.outgoing.append(block.fd)
+    outgoing = _passing.outgoing
+    if outgoing is not None:
+        if block.fd not in outgoing and len(outgoing) < _passing.most:
+            outgoing.append(block.fd)
+        sent = outgoing.index(block.fd) if block.fd in outgoing else None
     return _Reference(block.identity, len(block), sent, (block.creator, os.getpid()), block.fd)
 
 
@@ -207,13 +210,16 @@ def _find(reference: _Reference) -> int:
 
 
 @contextmanager
-def sending() -> Iterator[list[int]]:
-    """Pickle inside; the list then holds the descriptors to send along, which stay the arrays' own."""
-    before, _passing.outgoing = _passing.outgoing, []
+def sending(most: int) -> Iterator[list[int]]:
+    """Pickle inside; the list then holds the descriptors to send along, at most so many. They stay
+    the arrays' own. Arrays beyond that are named as outside."""
+    before = _passing.outgoing, _passing.most
+    found: list[int] = []
+    _passing.outgoing, _passing.most = found, most
     try:
-        yield _passing.outgoing
+        yield found
     finally:
-        _passing.outgoing = before
+        _passing.outgoing, _passing.most = before
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from clonal.clone.options import apply_environment
 def set_up(notes: bytes, flags: int, fds: tuple[int, ...]) -> tuple[int, ...]:
     """Applies the options of a request; returns the descriptors of its payload."""
     env, cwd, capture = pickle.loads(notes)
-    payload = 1 if flags & wire.IN_MEMFD else 0
+    payload = wire.payload_fds(flags)
     if capture:
         _redirect(fds[payload], fds[payload + 1])
     apply_environment(env, cwd)

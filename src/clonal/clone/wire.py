@@ -26,6 +26,8 @@ STARTED, EXITED, REFUSED = b"SXF"
 READY, FAILED = b"YN"
 
 IN_MEMFD = 1
+PASSED_SHIFT = 4  # a payload's flags above: how many descriptors of shared arrays travel along
+PASSED_MOST = 5  # of the 8 in a message; a memfd and captured output may take 3
 INLINE_MOST = 32 * 1024
 NOTES_MOST = 32 * 1024
 OUT_OF_BAND = 16 * 1024  # smaller buffers are copied into the pickle: a descriptor costs more
@@ -39,6 +41,20 @@ Packed = tuple[int, bytes, tuple[int, ...]]
 
 def pack(value: object, dumps: Dumps = pickle.dumps) -> Packed:
     """(flags, body, descriptors) of a value; the caller closes the descriptors once sent."""
+    shared = sys.modules.get("clonal.clone.shared")
+    if shared is None:
+        return _pack(value, dumps)
+    with shared.sending(PASSED_MOST) as passed:
+        flags, body, fds = _pack(value, dumps)
+    return flags | len(passed) << PASSED_SHIFT, body, fds + tuple(map(os.dup, passed))
+
+
+def payload_fds(flags: int) -> int:
+    """How many descriptors belong to a payload: its memfd, then those of shared arrays."""
+    return (flags & IN_MEMFD) + (flags >> PASSED_SHIFT)
+
+
+def _pack(value: object, dumps: Dumps) -> Packed:
     buffers: list[memoryview] = []
 
     def keep_inline(buffer: pickle.PickleBuffer) -> bool:
@@ -83,6 +99,19 @@ def _aligned(offset: int) -> int:
 
 def unpack(flags: int, body: bytes | memoryview, fds: Sequence[int]) -> Any:
     """The value of a payload; its memfd is closed, large buffers keep a private mapping of it."""
+    if not flags >> PASSED_SHIFT:
+        return _unpack(flags, body, fds)
+    from clonal.clone import shared
+
+    passed = fds[flags & IN_MEMFD :]
+    try:
+        with shared.receiving(passed):
+            return _unpack(flags, body, fds)
+    finally:
+        close_all(passed)
+
+
+def _unpack(flags: int, body: bytes | memoryview, fds: Sequence[int]) -> Any:
     if not flags & IN_MEMFD:
         return pickle.loads(body)
     sizes = struct.unpack(f"={len(body) // 8}Q", body)
