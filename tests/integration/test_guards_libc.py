@@ -85,8 +85,9 @@ def test_realloc_is_still_guarded_after_a_second_freeze_and_in_a_clone_that_froz
     """)
 
 
-def test_python_objects_that_grow_never_grow_the_image() -> None:
-    run_guarded("""
+def test_python_objects_that_grow_never_grow_the_image(user: str | None) -> None:
+    run_guarded(
+        """
         import clonal
         grown, listed = bytearray(b"x") * (20 << 20), [None] * (2 << 20)
         clonal.freeze(exclude=[bytearray, list])
@@ -96,7 +97,9 @@ def test_python_objects_that_grow_never_grow_the_image() -> None:
         assert grown.count(b"x") == 20 << 20 and grown.count(b"y") == 60 << 20
         assert listed.count(None) == 2 << 20 and listed.count(0) == 4 << 20
         assert image_bytes() <= before
-    """)
+    """,
+        user=user,
+    )
 
 
 ARENA = (
@@ -244,3 +247,26 @@ def test_a_thread_pool_is_in_the_way_with_the_atfork_guard_alone_off() -> None:
     """,
         env={"OPENBLAS_NUM_THREADS": "2", "CLONAL_DISABLE_GUARD": "atfork"},
     )
+
+
+HASHES = """
+    import clonal
+    names = ["name %d" % number for number in range(200_000)]  # 12 MB, no hash computed yet
+    report = clonal.freeze()
+    if not report.immortal_objects:
+        skip("no immortal heap here: reading alone writes every object")
+    def read_all():
+        before = status_bytes("RssAnon")
+        for name in names:
+            hash(name)
+        return status_bytes("RssAnon") - before
+    copied = int(in_child(read_all))
+"""
+
+
+def test_a_clone_that_hashes_frozen_strings_copies_nothing() -> None:
+    run_guarded(f"{HASHES}    assert copied < 1 << 20, copied\n")
+
+
+def test_a_clone_that_hashes_copies_every_string_with_the_hygiene_guard_alone_off() -> None:
+    run_guarded(f"{HASHES}    assert copied > 8 << 20, copied\n", env={"CLONAL_DISABLE_GUARD": "hygiene"})

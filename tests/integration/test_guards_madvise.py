@@ -7,8 +7,9 @@ import pytest
 from tests.integration.guard_fixtures import run_guarded
 
 
-def test_dontneed_on_image_pages_yields_zeroes_and_leaves_their_neighbours() -> None:
-    run_guarded("""
+def test_dontneed_on_image_pages_yields_zeroes_and_leaves_their_neighbours(user: str | None) -> None:
+    run_guarded(
+        """
         region = Region.filled(8).to_image()
         guard()
         assert madvise(region.start + 2 * PAGE, 3 * PAGE, DONTNEED) == 0
@@ -16,7 +17,9 @@ def test_dontneed_on_image_pages_yields_zeroes_and_leaves_their_neighbours() -> 
         assert region.kinds() == "iiaaaiii"
         region.write(7, first=3)
         assert region.bytes(3, 1) == bytes([7]) * PAGE
-    """)
+    """,
+        user=user,
+    )
 
 
 def test_dontneed_brings_old_bytes_back_with_the_madvise_guard_alone_off() -> None:
@@ -136,15 +139,18 @@ def test_free_on_image_pages_succeeds_and_never_shows_old_bytes() -> None:
     """)
 
 
-def test_wipeonfork_on_image_pages_keeps_the_bytes_here_and_wipes_them_in_a_child() -> None:
-    run_guarded("""
+def test_wipeonfork_on_image_pages_keeps_the_bytes_here_and_wipes_them_in_a_child(user: str | None) -> None:
+    run_guarded(
+        """
         region = Region.filled(4).to_image()
         guard()
         region.write(2, first=1)
         assert madvise(region.start, 2 * PAGE, WIPEONFORK) == 0
         assert region.bytes() == FULL + bytes([2]) * PAGE + FULL * 2
         assert in_child(lambda: region.bytes() == ZERO * 2 + FULL * 2) == "True"
-    """)
+    """,
+        user=user,
+    )
 
 
 def test_remove_is_refused_as_on_anonymous_memory() -> None:

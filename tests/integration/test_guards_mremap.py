@@ -7,8 +7,9 @@ import pytest
 from tests.integration.guard_fixtures import run_guarded
 
 
-def test_growing_in_place_adds_anonymous_memory_and_copies_nothing() -> None:
-    run_guarded("""
+def test_growing_in_place_adds_anonymous_memory_and_copies_nothing(user: str | None) -> None:
+    run_guarded(
+        """
         region = Region.filled(4, room=16).to_image()
         guard()
         held = region.file_bytes()
@@ -17,7 +18,9 @@ def test_growing_in_place_adds_anonymous_memory_and_copies_nothing() -> None:
         assert grown.kinds() == "iiiiaaaaaaaa" and grown.bytes() == FULL * 4 + ZERO * 8
         grown.write(1, first=4, pages=8)
         assert region.file_bytes() == held
-    """)
+    """,
+        user=user,
+    )
 
 
 def test_the_file_grows_with_the_mremap_guard_alone_off() -> None:
@@ -32,8 +35,9 @@ def test_the_file_grows_with_the_mremap_guard_alone_off() -> None:
     """)
 
 
-def test_growth_without_room_is_refused_unless_it_may_move() -> None:
-    run_guarded("""
+def test_growth_without_room_is_refused_unless_it_may_move(user: str | None) -> None:
+    run_guarded(
+        """
         region = Region.filled(4).to_image()
         blocker = mmap(region.end, PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED)
         guard()
@@ -44,7 +48,9 @@ def test_growth_without_room_is_refused_unless_it_may_move() -> None:
         assert moved.start != region.start and moved.bytes() == FULL * 4 + ZERO * 4
         assert moved.kinds() == "a" * 8 and region.kinds() == "----"
         assert region.file_bytes() == held
-    """)
+    """,
+        user=user,
+    )
 
 
 def test_growing_again_what_has_grown_in_place_keeps_all_bytes() -> None:

@@ -32,8 +32,9 @@ COUNTER = """
 """
 
 
-def test_a_thread_that_blocks_all_signals_libc_lets_it_block_is_stopped_and_goes_on() -> None:
-    run_guarded(f"""{COUNTER}
+def test_a_thread_that_blocks_all_signals_libc_lets_it_block_is_stopped_and_goes_on(user: str | None) -> None:
+    run_guarded(
+        f"""{COUNTER}
     counter = start(block_all)
     for _ in range(5):
         report = clonal.freeze(immortal=False)
@@ -42,7 +43,9 @@ def test_a_thread_that_blocks_all_signals_libc_lets_it_block_is_stopped_and_goes
     while counter.count < before + 1000:
         pass
     assert counter.finish() > before
-    """)
+    """,
+        user=user,
+    )
 
 
 def test_a_thread_that_blocks_even_what_libc_keeps_for_itself_is_named_and_the_freeze_refused() -> None:

@@ -94,9 +94,10 @@ def _unstoppable(tid: int, reason: str) -> str:
 
 
 def _prepare_heap(report: FreezeReport, immortal: bool, exclude: Sequence[object]) -> None:
-    from clonal.image import heap
+    from clonal.image import guards, heap
 
-    found = heap.prepare(immortal=immortal, exclude=exclude)
+    hygiene = () if "hygiene" not in guards.disabled() else ("hashes", "pools", "trim")
+    found = heap.prepare(immortal=immortal, exclude=exclude, without=hygiene)
     report.immortal_objects = found.immortal_objects
     report.finaliser_types = found.finaliser_types
     report.hashes_computed = found.hashes_computed
