@@ -88,9 +88,10 @@ def _fields(config: Config) -> tuple[Any, ...]:
 
 
 def _main_defines_functions() -> bool:
-    """Whether something in `__main__` could have to travel by value."""
-    main = sys.modules.get("__main__")
-    return main_rule.is_interactive() or getattr(main, "__file__", None) is None
+    """Whether something in `__main__` could have to travel by value: no file defines it (a prompt,
+    `python -c`, or a program read from standard input, whose __file__ is "<stdin>" since 3.13)."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return main_rule.is_interactive() or path is None or path.startswith("<")
 
 
 def _fork(target: TemplateProcess, config: Config) -> None:
