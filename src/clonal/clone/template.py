@@ -136,7 +136,10 @@ class Template:
         self._sweep()
         if self._files is not None and (changed := self._files.changed()) != self._told_stale:
             self._handle_stale(changed)
-        self._headroom.check()
+        try:
+            self._headroom.check()
+        except ProcessLookupError as error:  # it reads what /proc says of the template
+            raise self._why_not(self._process, error) from None
 
     def _handle_stale(self, changed: list[str]) -> None:
         if self._plan.stale == "warn":
