@@ -223,8 +223,8 @@ def left():
     return memory.commit_headroom(status.size("VmSize"), sys_admin=admin)
 slack = 128 * MB
 def attempt(beyond):
-    """(refusal, whether fork failed) with a mapping so much beyond what can be charged twice; None
-    if others committed or freed memory meanwhile."""
+    # (refusal, whether fork failed) with a mapping so much beyond what can be charged twice; None
+    # if others committed or freed memory meanwhile.
     before = memory.meminfo()["Committed_AS"]
     half = (left() - memory.fork_charge().total) // 2
     with mmap.mmap(-1, (half + beyond) // 4096 * 4096, flags=FLAGS):
