@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import leaks
+from tests.groups import small  # noqa: F401  (a fixture)
 
 
 def pytest_configure(config: pytest.Config) -> None:
