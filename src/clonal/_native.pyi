@@ -72,7 +72,7 @@ def board_deliver(address: int, slot: int, /) -> None: ...
 # immortal.c, finalisers.c, internals.c
 def immortal_selftest() -> str | None: ...
 def immortalise(
-    static_types: tuple[type, ...],
+    all_types: tuple[type, ...],
     exclude_objects: tuple[object, ...],
     exclude_types: tuple[type, ...],
     hashes: bool,

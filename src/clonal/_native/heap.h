@@ -68,6 +68,8 @@ static inline bool is_immortal(PyObject *object)
     return (int32_t)*count_of(object) < 0;
 }
 
+enum { AHEAD = 16 }; /* objects whose memory is on its way from RAM; a power of two */
+
 /* One walk over the heap. Counters are its result. */
 struct walk {
     struct ptr_stack todo;        /* marked, children not visited yet */
@@ -75,8 +77,10 @@ struct walk {
     struct ptr_stack running;     /* generators that are executing: kept back, scanned for references */
     struct ptr_set kept;          /* never to be marked in this walk */
     struct ptr_set types;         /* excluded types with their subclasses */
-    PyTypeObject *ndarray;        /* borrowed, NULL if numpy is not loaded or looks unfamiliar */
-    uint32_t count;               /* what marks an object as immortal */
+    PyObject *soon[AHEAD];        /* to be marked, oldest at `turn` */
+    size_t turn;
+    PyTypeObject *ndarray; /* borrowed, NULL if numpy is not loaded or looks unfamiliar */
+    uint32_t count;        /* what marks an object as immortal */
     size_t marked, hashes, kept_running, kept_half_built, kept_excluded, gc_objects;
     bool hash_strings, failed;
 };

@@ -31,11 +31,22 @@ static void mark_if(PyObject *object, struct walk *walk)
         clonal_mark(object, walk);
 }
 
-/* What lives as long as the interpreter: modules, its dictionaries, the threads' own storage. */
-static void mark_roots(struct walk *walk, PyObject *static_types)
+/* A static type is immortal from the start, so that the walk would stop at it: its methods are roots.
+ * The first attribute lookup in any type gives it a version: now, so that no clone writes it. */
+static void visit_types(struct walk *walk, PyObject *types)
 {
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(static_types); i++) /* immortal, not walked through */
-        clonal_visit_children(PyTuple_GET_ITEM(static_types, i), walk, clonal_mark, walk);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(types); i++) {
+        PyTypeObject *type = (PyTypeObject *)PyTuple_GET_ITEM(types, i);
+        PyUnstable_Type_AssignVersionTag(type);
+        if (!PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE))
+            clonal_visit_children((PyObject *)type, walk, clonal_mark, walk);
+    }
+}
+
+/* What lives as long as the interpreter: modules, its dictionaries, the threads' own storage. */
+static void mark_roots(struct walk *walk, PyObject *all_types)
+{
+    visit_types(walk, all_types);
     PyInterpreterState *interpreter = PyInterpreterState_Get();
     mark_if(PyImport_GetModuleDict(), walk);
     mark_if(PyInterpreterState_GetDict(interpreter), walk);
@@ -84,37 +95,37 @@ static void mark_since_last_freeze(struct walk *walk)
     clonal_set_free(&again.dicts);
 }
 
+/* The collector's objects after marking from the roots. */
 struct collect {
     struct walk *walk;
-    struct ptr_stack *into;
+    struct ptr_stack unreached;   /* not marked yet */
+    struct ptr_stack finalisable; /* marked, with a finaliser; oldest first, then those C code holds */
 };
 
-static int collect_unreached(PyObject *object, void *arg)
+static int sort_out(PyObject *object, void *arg)
 {
     struct collect *collect = arg;
-    if (!is_immortal(object) && !stack_push(collect->into, object))
-        collect->walk->failed = true;
-    return 1;
-}
-
-static int collect_finalisable(PyObject *object, void *arg)
-{
-    struct collect *collect = arg;
-    if (has_finaliser(Py_TYPE(object)) && is_immortal(object) && !stack_push(collect->into, object))
+    struct ptr_stack *into = !is_immortal(object)             ? &collect->unreached
+                             : has_finaliser(Py_TYPE(object)) ? &collect->finalisable
+                                                              : NULL;
+    if (into && !stack_push(into, object))
         collect->walk->failed = true;
     return 1;
 }
 
 /* The collector's remaining objects are held by C code: marked, unless only running code does. */
-static void mark_unreached(struct walk *walk, struct ptr_stack *unreached)
+static void mark_unreached(struct walk *walk, struct collect *collect)
 {
-    struct collect collect = {walk, unreached};
-    PyUnstable_GC_VisitObjects(collect_unreached, &collect);
+    struct ptr_stack *unreached = &collect->unreached;
+    PyUnstable_GC_VisitObjects(sort_out, collect);
     if (walk->failed || clonal_keep_running(walk, unreached) < 0)
         return;
     for (size_t i = 0; i < unreached->n; i++)
         clonal_mark(unreached->items[i], walk);
     clonal_mark_all(walk);
+    for (size_t i = 0; i < unreached->n; i++)
+        if (has_finaliser(Py_TYPE(unreached->items[i])) && is_immortal(unreached->items[i]))
+            walk->failed |= !stack_push(&collect->finalisable, unreached->items[i]);
 }
 
 static int call_gc(const char *method)
@@ -183,19 +194,18 @@ static PyObject *result_of(const struct walk *walk, const struct ptr_stack *fina
 
 static bool frozen_before; /* some objects that are immortal now have been given others since */
 
-/* immortalise(static_types, exclude_objects, exclude_types, hashes, ndarray) -> dict. Marks, computes
+/* immortalise(all_types, exclude_objects, exclude_types, hashes, ndarray) -> dict. Marks, computes
  * hashes and calls gc.freeze(). Runs no Python code in between. Caller: collected, self-test passed. */
 static PyObject *immortalise(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *static_types, *objects, *types, *ndarray, *result = NULL;
+    PyObject *all_types, *objects, *types, *ndarray, *result = NULL;
     int hashes;
-    if (!PyArg_ParseTuple(args, "O!O!O!pO", &PyTuple_Type, &static_types, &PyTuple_Type, &objects,
-                          &PyTuple_Type, &types, &hashes, &ndarray))
+    if (!PyArg_ParseTuple(args, "O!O!O!pO", &PyTuple_Type, &all_types, &PyTuple_Type, &objects, &PyTuple_Type,
+                          &types, &hashes, &ndarray))
         return NULL;
     struct walk walk = {.count = immortal_count(), .hash_strings = hashes};
-    struct ptr_stack unreached = {0}, finalisable = {0};
-    struct collect collect = {&walk, &finalisable};
+    struct collect collect = {.walk = &walk};
     walk.ndarray = PyType_Check(ndarray) ? (PyTypeObject *)ndarray : NULL;
     if (fill_set(&walk.kept, objects) < 0 || fill_set(&walk.types, types) < 0)
         goto out;
@@ -203,22 +213,21 @@ static PyObject *immortalise(PyObject *module, PyObject *args)
         goto out;
     if (frozen_before)
         mark_since_last_freeze(&walk);
-    mark_roots(&walk, static_types);
-    mark_unreached(&walk, &unreached);
+    mark_roots(&walk, all_types);
+    mark_unreached(&walk, &collect);
     frozen_before = true;
-    PyUnstable_GC_VisitObjects(collect_finalisable, &collect);
     if (walk.failed)
         PyErr_NoMemory();
-    else if (freeze_collector(&unreached) == 0)
-        result = result_of(&walk, &finalisable);
+    else if (freeze_collector(&collect.unreached) == 0)
+        result = result_of(&walk, &collect.finalisable);
 out:
     clonal_set_free(&walk.kept);
     clonal_set_free(&walk.types);
     clonal_stack_free(&walk.todo);
     clonal_stack_free(&walk.running);
     clonal_stack_free(&walk.finalisable);
-    clonal_stack_free(&unreached);
-    clonal_stack_free(&finalisable);
+    clonal_stack_free(&collect.unreached);
+    clonal_stack_free(&collect.finalisable);
     return result;
 }
 

@@ -17,7 +17,6 @@ from typing import Any
 from clonal import _native
 from clonal.image import finalise
 
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _WORTH_A_WORD = 1000  # freeze() and its callers alone hold some dozens
 
 
@@ -69,7 +68,7 @@ def why_not_immortal() -> str | None:
 
 def _immortalise(report: HeapReport, exclude: Sequence[object], *, hashes: bool) -> None:
     types, objects = _split(exclude)
-    found = _native.immortalise(_static_types(), objects, types, hashes, _ndarray())
+    found = _native.immortalise(tuple(_with_subclasses([object])), objects, types, hashes, _ndarray())
     report.immortal_objects = found["marked"]
     report.hashes_computed = found["hashes"]
     report.finaliser_types = finalise.finaliser_types(found["finalisable"] + found["finalisable_untracked"])
@@ -114,11 +113,6 @@ def _split(exclude: Sequence[object]) -> tuple[tuple[type, ...], tuple[object, .
     """Types with all their subclasses, and the other objects."""
     types = _with_subclasses(each for each in exclude if isinstance(each, type))
     return tuple(types), tuple(each for each in exclude if not isinstance(each, type))
-
-
-def _static_types() -> tuple[type, ...]:
-    """Types which the collector does not know, so that their methods would not be reached."""
-    return tuple(kind for kind in _with_subclasses([object]) if not kind.__flags__ & _HEAP_TYPE)
 
 
 def _with_subclasses(types: Any) -> list[type]:
