@@ -28,8 +28,13 @@ def mark_descendants() -> None:
 
 def children() -> frozenset[int]:
     """Pids of our children, zombies included."""
-    tasks = Path("/proc/self/task").iterdir()
-    return frozenset(int(pid) for task in tasks for pid in (task / "children").read_text().split())
+    pids: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            pids.update(map(int, (task / "children").read_text().split()))
+        except OSError:  # a thread that has ended: its children are another's now
+            continue
+    return frozenset(pids)
 
 
 def descendants() -> frozenset[int]:

@@ -193,7 +193,9 @@ def test_only_passed_descriptors_are_inherited(way: str) -> None:
 
 
 def test_a_new_session_is_one(way: str) -> None:
-    with clonal.launch(["sh", "-c", "ps -o sid= -p $$"], stdout=PIPE, new_session=True) as process:
+    with clonal.launch(
+        ["sh", "-c", "cut -d ' ' -f 6 /proc/$$/stat"], stdout=PIPE, new_session=True
+    ) as process:
         assert process.stdout
         assert int(process.stdout.read()) == process.pid
 

@@ -235,7 +235,7 @@ def limit(name: str, pid: int | None = None) -> int | None:
 def threads(pid: int | None = None) -> list[Thread]:
     """The threads of a process, the first one first; one that ends meanwhile is left out."""
     try:
-        tids = sorted(int(entry) for entry in os.listdir(f"{_directory(pid)}/task"))
+        tids = [int(entry) for entry in os.listdir(f"{_directory(pid)}/task")]  # proc_task_readdir's order
     except OSError as error:
         raise _translate(error, pid, "task") from None
     found = []
