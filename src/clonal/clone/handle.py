@@ -321,7 +321,9 @@ class Clone:
         if not self._answered and not self._ended:
             warnings.warn(f"{self!r} was dropped and is killed", ResourceWarning, source=self, stacklevel=2)
         self._wants_pidfd = False
-        self._close()
+        with self._lock:  # a weak reference still yields this handle while this runs (Template._sweep)
+            self._ended = True
+            self._close()
         for fd in self._captured or ():
             process.release(fd)
 
