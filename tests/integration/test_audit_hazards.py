@@ -257,8 +257,8 @@ CASES = [
         "prng-object",
         "warning",
         "random.Random",
-        "import random; mine = random.Random(1)",
-        "import random, tempfile; secure = random.SystemRandom(); tempfile.mkstemp()",
+        "import random; mine = random.Random(1); mine.random()",
+        "import random, tempfile; random.SystemRandom().random(); tempfile.mkstemp(); mine = random.Random()",
     ),
     Case(
         "environment-captured",

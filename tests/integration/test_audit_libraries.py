@@ -207,3 +207,13 @@ def test_a_generator_of_numpy_that_the_program_holds_is_flagged(made: str) -> No
     (hazard,) = named(audit_of(f"import numpy; mine = numpy.random.{made}"), "prng-object")
     assert hazard["severity"] == "warning"
     assert "numpy.random" in hazard["evidence"]
+
+
+@pytest.mark.parametrize("made", ["default_rng()", "RandomState()", "Generator(numpy.random.MT19937())"])
+def test_a_generator_of_numpy_is_only_noted_until_it_is_drawn_from(made: str) -> None:
+    need("numpy")
+    body = f"import numpy; mine = numpy.random.{made}"
+    (untouched,) = named(audit_of(body), "prng-object")
+    assert untouched["severity"] == "note"
+    (drawn,) = named(audit_of(body + "; mine.normal()"), "prng-object")
+    assert drawn["severity"] == "warning"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from clonal.image.audit.hazard import Hazard, listed
-from clonal.image.audit.heap import descendants, loaded_class, namespace, type_name
+from clonal.image.audit.heap import ask, descendants, loaded_class, namespace, type_name
 from clonal.image.audit.registry import Facts, check
 
 RANDOM = "random:Random"
@@ -21,7 +22,8 @@ OWN = (  # reported as global, or (trio's shuffles ready tasks) of no consequenc
     ("trio._core._run", "_r"),
 )
 FRESH = 624  # position of a Mersenne twister that was seeded and not drawn from
-CHOSEN = 1 << 32  # torch seeds itself with 64 random bits; a seed below was chosen by somebody
+NUMPY_CHOSEN = 1 << 64  # numpy seeds itself with 128 random bits; a seed below was chosen by somebody
+TORCH_CHOSEN = 1 << 32  # torch seeds itself with 64
 
 
 @check()
@@ -42,8 +44,7 @@ def _python_global() -> str:
     inst = namespace(sys.modules.get("random")).get("_inst")
     if inst is None:
         return ""
-    _version, words, gauss = inst.getstate()
-    return "random was drawn from" if words[-1] != FRESH or gauss is not None else ""
+    return "random was drawn from" if _was_drawn_from(inst) else ""
 
 
 def _numpy_global() -> str:
@@ -60,7 +61,7 @@ def _torch_global() -> str:
     default = namespace(sys.modules.get("torch.random")).get("default_generator")
     if default is None:
         return ""
-    if default.initial_seed() < CHOSEN:
+    if default.initial_seed() < TORCH_CHOSEN:
         return "torch was seeded"
     left = bytes(default.get_state()[8:12].tolist())  # how many of a block of 624 are left; 1: none made
     return "torch was drawn from" if int.from_bytes(left, sys.byteorder) != 1 else ""
@@ -77,14 +78,35 @@ def own_generators(facts: Facts) -> Iterator[Hazard]:
         for one in facts.heap.instances(spec)
         if id(one) not in spared and id(type(one)) not in secure
     ]
-    if found:
-        yield Hazard(
-            "prng-object",
-            "warning",
-            listed(_tally(type_name(one) for one in found)),
-            "make it in the clone, or spawn one per clone (numpy: Generator.spawn; random: seed()): all "
-            "clones draw the same numbers from it, and Clonal reseeds only the global generators",
-        )
+    used = [one for one in found if ask(is_used, one, default=True)]
+    kept = {id(one) for one in used}
+    untouched = [one for one in found if id(one) not in kept]
+    remedy = (
+        "make it in the clone, or spawn one per clone (numpy: Generator.spawn; random: seed()): all "
+        "clones draw the same numbers from it, and Clonal reseeds only the global generators"
+    )
+    if used:
+        yield Hazard("prng-object", "warning", listed(_tally(used)), remedy)
+    if untouched:
+        evidence = f"neither seeded by hand nor drawn from: {listed(_tally(untouched))}"
+        yield Hazard("prng-object", "note", evidence, remedy)
+
+
+def is_used(generator: Any) -> bool:
+    """Seeded by hand or drawn from: libraries make generators at import that they may never use.
+    Of a random.Random the seed is not known; it counts once it was drawn from."""
+    bits = getattr(generator, "_bit_generator", None)
+    if bits is None:
+        return _was_drawn_from(generator)
+    seed = bits._seed_seq
+    if seed is None or not isinstance(seed.entropy, int) or seed.entropy < NUMPY_CHOSEN:
+        return True
+    return str(type(bits)(seed).state) != str(bits.state)
+
+
+def _was_drawn_from(twister: Any) -> bool:
+    _version, words, gauss = twister.getstate()
+    return bool(words[-1] != FRESH or gauss is not None)
 
 
 def _spared(facts: Facts) -> Iterator[Any]:
@@ -95,8 +117,7 @@ def _spared(facts: Facts) -> Iterator[Any]:
         yield vars(names).get("_rng")
 
 
-def _tally(names: Iterator[str]) -> list[str]:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
+def _tally(generators: list[Any]) -> list[str]:
+    """Their classes, each with how many there are."""
+    counts = Counter(map(type_name, generators))
     return [f"{name} × {count}" if count > 1 else name for name, count in counts.items()]
