@@ -82,7 +82,7 @@ struct walk {
     PyTypeObject *ndarray; /* borrowed, NULL if numpy is not loaded or looks unfamiliar */
     uint32_t count;        /* what marks an object as immortal */
     size_t marked, hashes, kept_running, kept_half_built, kept_excluded, gc_objects;
-    bool hash_strings, failed;
+    bool fill_caches, failed;
 };
 
 /* walk.c: children of any object, marking. */

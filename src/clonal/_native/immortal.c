@@ -37,7 +37,8 @@ static void visit_types(struct walk *walk, PyObject *types)
 {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(types); i++) {
         PyTypeObject *type = (PyTypeObject *)PyTuple_GET_ITEM(types, i);
-        PyUnstable_Type_AssignVersionTag(type);
+        if (walk->fill_caches)
+            PyUnstable_Type_AssignVersionTag(type);
         if (!PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE))
             clonal_visit_children((PyObject *)type, walk, clonal_mark, walk);
     }
@@ -204,7 +205,7 @@ static PyObject *immortalise(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "O!O!O!pO", &PyTuple_Type, &all_types, &PyTuple_Type, &objects, &PyTuple_Type,
                           &types, &hashes, &ndarray))
         return NULL;
-    struct walk walk = {.count = immortal_count(), .hash_strings = hashes};
+    struct walk walk = {.count = immortal_count(), .fill_caches = hashes};
     struct collect collect = {.walk = &walk};
     walk.ndarray = PyType_Check(ndarray) ? (PyTypeObject *)ndarray : NULL;
     if (fill_set(&walk.kept, objects) < 0 || fill_set(&walk.types, types) < 0)

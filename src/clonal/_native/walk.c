@@ -251,7 +251,7 @@ static void mark_now(PyObject *object, struct walk *walk)
     *count_of(object) = walk->count;
     walk->marked++;
     PyTypeObject *type = Py_TYPE(object);
-    if (walk->hash_strings)
+    if (walk->fill_caches)
         compute_hash(object, walk);
     if (has_finaliser(type) && !PyObject_IS_GC(object))
         walk->failed |= !stack_push(&walk->finalisable, object);

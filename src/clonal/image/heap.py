@@ -39,8 +39,8 @@ def prepare(
     """Prepare this process's heap for an image; again after more warm-up, for what is new.
 
     `exclude` holds objects or types (with their subclasses): these, and what only they lead to, stay
-    mortal. `without` names guards to leave off, for tests: "collect", "flush", "hashes", "pools",
-    "trim".
+    mortal. `without` names guards to leave off, for tests: "collect", "flush", "hashes"
+    (of strings, and versions of types), "pools", "trim".
     """
     start = time.perf_counter()
     report = HeapReport()
