@@ -93,6 +93,29 @@ def test_the_table_of_extents_follows_the_image_and_costs_a_fork_no_pages() -> N
     """)
 
 
+def test_memory_that_is_no_image_any_more_leaves_the_table_after_some_calls() -> None:
+    run_guarded("""
+        from clonal import _native
+        region = Region.filled(64).to_image()
+        guard()
+        def named():
+            return any(low < region.end and region.start < high for low, high in _native.image_extents())
+        def reuse():
+            for _ in range(40):
+                region.write(1, pages=64)
+                assert madvise(region.start, region.length, DONTNEED) == 0
+                assert region.bytes() == ZERO * 64
+            return named()
+        assert named() and in_child(reuse) == "False"
+        assert named() and not reuse()
+        Region.filled(4).to_image()
+        guard()
+        other = Region.filled(4).to_image()
+        guard()
+        assert (other.start, other.end) in _native.image_extents()
+    """)
+
+
 def test_an_unknown_guard_is_an_error_that_names_them_all() -> None:
     run_guarded("""
         try:

@@ -25,6 +25,20 @@ struct table {
 
 static struct table *table;
 
+/* Ids of the process in which a freeze is under way (from install to refresh), and in which a thread is
+ * rebuilding the table otherwise; 0 if none. An id of another process was inherited by fork: it means
+ * nothing. No lock is waited for but by a freeze, which must not be overtaken by an older table. */
+static _Atomic int freezing, rebuilding;
+static _Atomic unsigned stale_hits;
+
+#define STALE_HITS_MAX 32u /* about as many looks at a few mappings cost as much as one at all */
+#define PATIENCE 100000
+
+static int process_id(void)
+{
+    return (int)SYS(SYS_getpid, 0);
+}
+
 /* Makes an empty table elsewhere. Returns its address or a negative errno. */
 static long draft_table(void)
 {
@@ -57,10 +71,21 @@ static void add_extent(struct table *draft, uintptr_t start, uintptr_t end)
         draft->extents[draft->count++] = (struct extent){start, end};
 }
 
+/* Announces a freeze and waits for a thread that is just rebuilding. */
+static void begin_freeze(void)
+{
+    int pid = process_id();
+
+    freezing = pid;
+    for (int tries = 0; tries < PATIENCE && rebuilding == pid; tries++)
+        SYS(SYS_sched_yield, 0);
+}
+
 long extents_install(void)
 {
     long draft;
 
+    begin_freeze();
     if (!table) {
         long place = draft_table();
         if (place < 0)
@@ -74,7 +99,9 @@ long extents_install(void)
     return publish((struct table *)draft);
 }
 
-long extents_refresh(void)
+/* Replaces the table by one of the mappings as they are. Returns the number of extents or a negative errno.
+ */
+static long rebuild(void)
 {
     struct mapping_walk walk;
     struct mapping mapping;
@@ -100,6 +127,32 @@ long extents_refresh(void)
 out:
     mapping_walk_close(&walk);
     return result;
+}
+
+long extents_refresh(void)
+{
+    long result;
+
+    begin_freeze();
+    result = rebuild();
+    stale_hits = 0;
+    freezing = 0;
+    return result;
+}
+
+void extents_stale(void)
+{
+    int pid = process_id(), holder = rebuilding;
+
+    if (++stale_hits < STALE_HITS_MAX || holder == pid)
+        return;
+    if (!atomic_compare_exchange_strong(&rebuilding, &holder, pid))
+        return;
+    if (freezing != pid) {
+        stale_hits = 0;
+        rebuild();
+    }
+    rebuilding = 0;
 }
 
 /* Index of the first extent that ends above `from`; count if there is none. */

@@ -182,6 +182,8 @@ static long each_image_piece(uintptr_t start, uintptr_t end, long (*change)(cons
             result = change(&mapping);
         }
     mapping_walk_close(&walk);
+    if (result == -ENXIO)
+        extents_stale();
     return result;
 }
 
@@ -385,6 +387,8 @@ long guard_mremap(uintptr_t old, size_t old_length, size_t new_length, unsigned 
         goto kernel; /* nothing moves, the tail is unmapped */
     if (survey(old, old + old_size, &region) < 0)
         return -ENOMEM;
+    if (!region.image)
+        extents_stale();
     if (!region.private || (!region.image && region.pieces == 1))
         goto kernel;
     if (!region.alike)

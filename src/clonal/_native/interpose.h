@@ -20,6 +20,10 @@ long extents_install(void);
  * are stopped. Returns the number of extents or a negative errno (the table then stays as it was). */
 long extents_refresh(void);
 
+/* Notes that the table named memory which is no image any more; builds it anew after some of these, so
+ * that an allocator which frees and reuses what was image once is slowed down for a moment only. */
+void extents_stale(void);
+
 /* True unless no byte of [start, end) can belong to the image. The table may name memory that the
  * program has unmapped since: a hint, never the truth. */
 bool extents_hit(uintptr_t start, uintptr_t end);
