@@ -39,6 +39,7 @@ struct stop_state {
     int claimed; /* slots handed out */
     int signum;
     int borrowed;                /* RESERVED_SIGNAL is ours for now */
+    int late;                    /* a signal may still be on its way: the action must stay */
     struct kernel_action before; /* its action otherwise */
     struct stopped_thread slots[STOP_MAX];
     char listing[32 * 1024];
@@ -167,7 +168,7 @@ static bool borrow_reserved(void)
 static void return_reserved(void)
 {
     struct kernel_action now;
-    if (!state->borrowed)
+    if (!state->borrowed || state->late)
         return;
     if (SYS(SYS_rt_sigaction, RESERVED_SIGNAL, NULL, &now, sizeof now.mask) == 0 && now.handler == on_stop)
         SYS(SYS_rt_sigaction, RESERVED_SIGNAL, &state->before, NULL, sizeof now.mask);

@@ -109,12 +109,23 @@ def serve(control: int, board: int, config: Config, ready: Ready) -> NoReturn:
     except ConnectionError:
         ending.end_process(0, template=True)
     wire.close_all(pidfd)
-    born = _native.serve(control, board, _highest_fd() + 16, config.standby)
+    first_private = _highest_fd() + 16
+    _settle(ready)
+    born = _native.serve(control, board, first_private, config.standby)
     if born is not None:
         ending.forget_template_exit()
         worker.main(*born)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     ending.end_process(0, template=True)
+
+
+def _settle(ready: Ready) -> None:
+    """Images what Python wrote since the freeze, so that each fork finds next to no pages of its own. With
+    4 KiB pages that would be the whole heap again."""
+    if ready.report is not None and ready.report.huge_bytes:
+        from clonal.image.freeze import settle
+
+        settle()
 
 
 def _highest_fd() -> int:
