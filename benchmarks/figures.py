@@ -92,7 +92,7 @@ def markdown(figures: Sequence[Figure], results: dict[str, Any]) -> str:
         target = figure.target
         value = "–" if figure.value is None else f"{number(figure.value)} {target.unit}"
         bounds = f"{target.bound(target.at_least)} | {target.bound(target.aim)}"
-        verdict = figure.verdict + (f": {figure.why}" if figure.why else "")
+        verdict = figure.verdict + "".join(f"; {text}" for text in (figure.why, figure.note) if text)
         lines.append(f"| {target.what} | {value} | {bounds} | {verdict} |")
     lines += [
         "",

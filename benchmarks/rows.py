@@ -12,6 +12,7 @@ from stand import MB, Samples, Stand, asking, calls, median, spread, summary, to
 from clonal.bench.driver import Subject
 
 OURS = "image-immortal"
+LEAST = ["clonal.bench.nothing"]  # what a template must have loaded to be asked for nothing
 FORKS = 15  # forks timed in a row, per round
 Row = tuple[str, float, dict[str, Any]]
 
@@ -26,28 +27,46 @@ def fork_of_a_big_heap(stand: Stand, _options: Any) -> Iterator[Row]:
 
 
 def constant_time(stand: Stand, _options: Any) -> Iterator[Row]:
-    specs = {f"{size >> 20} MB": stand.spec(OURS, size) for size in (64 << 20, 2 << 30)}
+    """The template's fork, which makes clones; beside it os.fork in a process that froze itself."""
+    sizes = {f"{size >> 20} MB": size for size in (64 << 20, 2 << 30)}
+    specs = {name: stand.spec("clone", size) for name, size in sizes.items()}
     with stand.subjects(specs) as subjects:
-        forks = stand.interleave({name: asking(s, "forks", count=FORKS) for name, s in subjects.items()})
-    small, big = forks.values()
-    yield "constant", median(big) / median(small), _detail(forks)
+        forks = stand.interleave(_template_forks(subjects))
+    with stand.subjects({name: stand.spec(OURS, size) for name, size in sizes.items()}) as subjects:
+        own = stand.interleave({name: asking(s, "forks", count=FORKS) for name, s in subjects.items()})
+    small, big = (median(samples) for samples in forks.values())
+    own_small, own_big = (median(samples) for samples in own.values())
+    detail = _detail(forks) | {"os.fork": summary(own), "note": f"os.fork: {own_big / own_small:.2f} ×"}
+    yield "constant", big / small, detail
 
 
 def distance_to_the_floor(stand: Stand, _options: Any) -> Iterator[Row]:
+    """As above; the cost of a mapping is taken from processes that have a thousand more of them."""
+    size = 1 << 20
     specs = {
-        "bare": stand.spec(OURS, 1 << 20),
-        "numpy": stand.spec(OURS, 1 << 20, imports=["numpy"]),
-        "mappings": stand.spec(OURS, 1 << 20, mappings=1000),
+        "bare": stand.spec("clone", size, preload=LEAST),
+        "numpy": stand.spec("clone", size, preload=[*LEAST, "numpy"]),
+        "os.fork, bare": stand.spec(OURS, size),
+        "os.fork, numpy": stand.spec(OURS, size, imports=["numpy"]),
+        "os.fork, mappings": stand.spec(OURS, size, mappings=1000),
     }
     with stand.floor() as floor, stand.subjects(specs) as subjects:
-        asks = {name: asking(s, "forks", count=FORKS) for name, s in subjects.items()}
+        asks = _template_forks({name: s for name, s in subjects.items() if "os.fork" not in name})
+        for name in specs.keys() - asks.keys():
+            asks[name] = asking(subjects[name], "forks", count=FORKS)
         forks = stand.interleave({"C": calls(floor, "fork", FORKS)} | asks)
         vmas = {name: subject.facts["mappings"] for name, subject in subjects.items()}
+    middle = {name: median(samples) for name, samples in forks.items()}
     detail = _detail(forks) | {"vmas": vmas}
-    yield "floor-bare", median(forks["bare"]) / median(forks["C"]), detail
-    yield "floor-numpy", median(forks["numpy"]) / median(forks["C"]), detail
-    more = vmas["mappings"] - vmas["bare"]
-    yield "per-vma", (median(forks["mappings"]) - median(forks["bare"])) / 1e3 / more, detail
+    for library in ("bare", "numpy"):
+        note = f"os.fork in a frozen process: {middle[f'os.fork, {library}'] / middle['C']:.2f} ×"
+        yield f"floor-{library}", middle[library] / middle["C"], detail | {"note": note}
+    more = vmas["os.fork, mappings"] - vmas["os.fork, bare"]
+    yield "per-vma", (middle["os.fork, mappings"] - middle["os.fork, bare"]) / 1e3 / more, detail
+
+
+def _template_forks(subjects: dict[str, Subject]) -> dict[str, Callable[[], list[Any]]]:
+    return {name: asking(subject, "template_forks", count=5) for name, subject in subjects.items()}
 
 
 def next_generation(stand: Stand, _options: Any) -> Iterator[Row]:
@@ -64,7 +83,7 @@ def next_generation(stand: Stand, _options: Any) -> Iterator[Row]:
 
 
 def round_trips(stand: Stand, _options: Any) -> Iterator[Row]:
-    specs = {name: stand.spec(name, 64 << 20) for name in ("clone", "standby")}
+    specs = {name: stand.spec(name, 64 << 20, preload=LEAST) for name in ("clone", "standby")}
     with stand.floor() as floor, stand.subjects(specs) as subjects:
         asks = {name: asking(s, "roundtrips", count=2) for name, s in subjects.items()}
         trips = stand.interleave({"C": calls(floor, "roundtrip", FORKS)} | asks, rounds=stand.rounds * 4)

@@ -32,6 +32,10 @@ class Figure:
     detail: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def note(self) -> str:
+        return str(self.detail.get("note", ""))
+
+    @property
     def verdict(self) -> str:
         if self.value is None:
             return "not measured"

@@ -10,7 +10,6 @@ import enum
 import mmap
 import os
 import time
-from pathlib import Path
 
 now = time.monotonic_ns
 
@@ -32,8 +31,8 @@ class Slot(enum.IntEnum):
 class Clock:
     """The shared page. `stamp` costs one call and writes to no private page."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = str(path)
+    def __init__(self, path: str) -> None:
+        self.path = path
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, mmap.PAGESIZE)

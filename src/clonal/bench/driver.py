@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from clonal.bench.floor import Unavailable
-from clonal.bench.observe import Gate, page_tables, private_bytes
+from clonal.bench.gate import Gate
+from clonal.bench.observe import page_tables, private_bytes
 from clonal.errors import Error
 
 PATIENCE = 300.0
@@ -49,7 +50,7 @@ class Subject:
     def __init__(self, spec: dict[str, Any], scratch: Scratch, python: str = sys.executable) -> None:
         folder = scratch.new()
         self.spec = spec | {"page": str(folder / "page"), "folder": str(folder)}
-        self.gate = Gate(folder)
+        self.gate = Gate(str(folder))
         self._words = open(folder / "stderr", "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
             [python, "-m", "clonal.bench.subject", json.dumps(self.spec)],

@@ -7,21 +7,21 @@ forked parent have in common.
 from __future__ import annotations
 
 import gc
-import json
-import mmap
 import os
-from dataclasses import dataclass, field
-from typing import Any
 
-PAGE = mmap.PAGESIZE
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PAGE = os.sysconf("SC_PAGESIZE")
 BUFFER = 16 << 20
 ENVIRONMENT = "CLONAL_BENCH_HEAP"
 
 
-@dataclass
 class Heap:
-    records: list[dict[str, Any]] = field(default_factory=list)
-    buffers: list[bytearray] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.buffers: list[bytearray] = []
 
     @property
     def size(self) -> int:
@@ -63,11 +63,11 @@ def build_buffers(heap: Heap, size: int) -> None:
 
 def warm(size: int | None = None, objects: float | None = None) -> Heap:
     """Builds the heap of this process; without arguments as the environment says."""
-    if size is None or objects is None:
-        asked = json.loads(os.environ.get(ENVIRONMENT, '{"size": 0, "objects": 0.5}'))
-        size, objects = int(asked["size"]), float(asked["objects"])
     if HEAP.records or HEAP.buffers:
         return HEAP
+    if size is None or objects is None:
+        asked, _, share = os.environ.get(ENVIRONMENT, "0 0.5").partition(" ")
+        size, objects = int(asked), float(share)
     gc.disable()  # building creates no garbage, and collections over millions of records take minutes
     build_records(HEAP, int(size * objects))
     build_buffers(HEAP, size - int(size * objects))
@@ -77,4 +77,4 @@ def warm(size: int | None = None, objects: float | None = None) -> Heap:
 
 def describe(size: int, objects: float) -> str:
     """The value of the environment variable that `warm()` reads."""
-    return json.dumps({"size": size, "objects": objects})
+    return f"{size} {objects}"

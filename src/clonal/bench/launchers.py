@@ -14,21 +14,11 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from clonal.bench import memory
+from clonal.bench.child import child_work
 from clonal.bench.clock import Clock, Slot
-from clonal.bench.heap import HEAP, Heap
-from clonal.bench.observe import wait_at_gate
+from clonal.bench.heap import HEAP
 from clonal.bench.strategies import Strategy
-from clonal.bench.work import answer, op
-
-
-def child_work(clock: Clock, heap: Heap, work: str, gate: str | None) -> int:
-    """What the child does between its first instruction and its end, the answer apart."""
-    clock.stamp(Slot.BEGIN)
-    result = op(work)(heap)
-    clock.stamp(Slot.END)
-    if gate is not None:
-        wait_at_gate(gate)
-    return result
+from clonal.bench.work import answer
 
 
 class Launcher(ABC):
@@ -57,6 +47,9 @@ class Launcher(ABC):
 
     def roundtrip(self) -> int:
         """Nanoseconds until the result of a call of nothing in a child is here."""
+        raise NotImplementedError
+
+    def template_fork(self) -> int:
         raise NotImplementedError
 
     def close(self) -> None:  # noqa: B027  (most launchers have started nothing)

@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import multiprocessing
 import os
-import resource
 import threading
 from typing import Any
 
-from clonal.bench.clock import Clock, Slot, now
-from clonal.bench.heap import ENVIRONMENT, HEAP, describe, warm
-from clonal.bench.launchers import Launcher, child_work
+from clonal.bench.child import call_in_child, child_work
+from clonal.bench.clock import Slot, now
+from clonal.bench.heap import ENVIRONMENT, HEAP, describe
+from clonal.bench.launchers import Launcher
+from clonal.bench.nothing import nothing
 from clonal.bench.work import answer
-
-
-@functools.cache
-def _clock(path: str) -> Clock:
-    return Clock(path)
-
-
-def call_in_child(page: str, work: str, gate: str | None, connection: Any = None) -> int:
-    """The function that the library calls in the child; the answer goes by `connection` or result."""
-    clock = _clock(page)
-    clock.stamp(Slot.FIRST)
-    result = answer(warm())
-    clock.stamp(Slot.ANSWER)
-    if connection is not None:
-        connection.send(result)
-    child_work(clock, HEAP, work, gate)
-    clock.stamp(Slot.EXIT)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-
-def nothing_in_child() -> None:
-    """The child of a burst."""
 
 
 class MultiprocessingLauncher(Launcher):
@@ -65,7 +43,7 @@ class MultiprocessingLauncher(Launcher):
         return {}
 
     def start(self) -> Any:
-        process = self.context.Process(target=nothing_in_child)
+        process = self.context.Process(target=nothing)
         process.start()
         return process
 
@@ -84,25 +62,25 @@ class CloneLauncher(Launcher):
 
         os.environ[ENVIRONMENT] = describe(self.spec["size"], self.spec["objects"])
         self.template = clonal.Template(
-            preload=["clonal.bench.launchers_library"],
+            preload=self.spec.get("preload", PRELOAD),
             setup=self.spec.get("setup", "clonal.bench.heap:warm"),
             standby=self.strategy.standby,
         )
-        self.template.clone(nothing_in_child).result()
+        self.template.clone(nothing).result()
         return {"freeze": freeze_report(self.template)}
 
     def once(self, work: str, gate: str | None) -> dict[str, int]:
         self.clock.stamp(Slot.CALL)
         clone = self.template.clone(call_in_child, self.clock.path, work, gate)
         self.clock.stamp(Slot.RETURN)
-        faults = clone.result()
+        clone.result()
         self.clock.stamp(Slot.RESULT)
         clone.wait()
         self.clock.stamp(Slot.REAPED)
-        return {"faults": faults}
+        return {}
 
     def start(self) -> Any:
-        return self.template.clone(nothing_in_child)
+        return self.template.clone(nothing)
 
     def finish(self, started: Any) -> None:
         started.result()
@@ -116,8 +94,19 @@ class CloneLauncher(Launcher):
         clone.wait()
         return elapsed
 
+    def template_fork(self) -> int:
+        """Nanoseconds that the template's own fork call took for one clone."""
+        before = self.template.stats()
+        self.finish(self.start())
+        after = self.template.stats()
+        seconds: float = after.forks * after.fork_seconds - before.forks * (before.fork_seconds or 0)
+        return round(seconds * 1e9)
+
     def close(self) -> None:
         self.template.close()
+
+
+PRELOAD = ["clonal.bench.child", "clonal.bench.nothing"]
 
 
 def freeze_report(template: Any) -> dict[str, Any]:
@@ -147,7 +136,7 @@ class ThreadLauncher(Launcher):
         child_work(self.clock, HEAP, work, None)
         self.clock.stamp(Slot.EXIT)
 
-    def start(self, target: Any = nothing_in_child) -> threading.Thread:
+    def start(self, target: Any = nothing) -> threading.Thread:
         thread = threading.Thread(target=target)
         thread.start()
         return thread

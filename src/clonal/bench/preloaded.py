@@ -1,8 +1,12 @@
-"""Importing this builds the heap: what a forkserver is given to preload."""
+"""Importing this builds the heap: what a forkserver is given to preload.
+
+It imports what its children would else import one by one: their parent's main module, and what
+that loads.
+"""
 
 from __future__ import annotations
 
-from clonal.bench import launchers_library  # noqa: F401  (the child's function, imported once)
+from clonal.bench import child, launchers_library, nothing, subject  # noqa: F401
 from clonal.bench.heap import warm
 
 warm()

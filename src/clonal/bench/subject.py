@@ -104,6 +104,9 @@ class Subject:
     def roundtrips(self, count: int) -> list[int]:
         return [self.launcher.roundtrip() for _ in range(count)]
 
+    def template_forks(self, count: int) -> list[int]:
+        return [self.launcher.template_fork() for _ in range(count)]
+
     def burst(self, seconds: float) -> float:
         """Children per second, eight at a time, each of which does nothing."""
         alive: list[Any] = []
@@ -135,6 +138,7 @@ class Subject:
             "measure": self.measure,
             "forks": self.forks,
             "roundtrips": self.roundtrips,
+            "template_forks": self.template_forks,
             "burst": self.burst,
             "storm": self.storm,
             "generation": self.generation,
