@@ -20,6 +20,8 @@ from clonal.bench.observe import page_tables, private_bytes
 from clonal.errors import Error
 
 PATIENCE = 300.0
+# by -c: a main module that has a file would be imported by every template and spawned child
+MAIN = "from clonal.bench.subject import main; main()"
 _numbers = itertools.count()
 
 
@@ -53,7 +55,7 @@ class Subject:
         self.gate = Gate(str(folder))
         self._words = open(folder / "stderr", "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [python, "-m", "clonal.bench.subject", json.dumps(self.spec)],
+            [python, "-c", MAIN, json.dumps(self.spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,

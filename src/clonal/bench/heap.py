@@ -54,7 +54,7 @@ def build_records(heap: Heap, size: int) -> None:
 
 
 def build_buffers(heap: Heap, size: int) -> None:
-    pattern = bytes(range(1, 256)) * (BUFFER // 255 + 1)
+    pattern = bytes(range(1, 256)) * (min(size, BUFFER) // 255 + 1)
     while size > 0:
         length = min(size, BUFFER)
         heap.buffers.append(bytearray(pattern[:length]))
