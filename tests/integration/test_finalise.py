@@ -149,6 +149,54 @@ freeze()
     )
 
 
+def test_a_holder_is_finalised_before_what_it_holds_although_that_is_older() -> None:
+    assert_same(
+        REPORT_FILE
+        + """
+class Connection:
+    def __init__(self, name): self.name, self.open = name, True
+    def __del__(self): self.open = False; say(f"{self.name} closed")
+class Session:
+    def __init__(self, connection): self.parts = {"connection": [connection]}
+    def __del__(self): say(f"session ends, open: {self.parts['connection'][0].open}")
+def transaction(connection):
+    try:
+        yield
+    finally:
+        say(f"transaction ends, open: {connection.open}")
+class Holder: pass
+one = Holder(); two = Holder()
+session = Session(Connection("first"))
+running = transaction(Connection("second"))
+next(running)
+freeze()
+""",
+        "session ends, open: True\ntransaction ends, open: True\nsecond closed\nfirst closed\n",
+    )
+
+
+def test_a_stream_over_a_users_own_layer_is_written_before_that_layer_closes() -> None:
+    assert_same(
+        REPORT_FILE
+        + """
+import io
+class Channel:
+    open = True
+    def __del__(self): self.open = False; say("channel closed")
+class Layer(io.RawIOBase):
+    def __init__(self, channel): self.channel = channel
+    def writable(self): return True
+    def write(self, data):
+        say(f"open: {self.channel.open}, {bytes(data).decode()}")
+        return len(data)
+stream = io.TextIOWrapper(io.BufferedWriter(Layer(Channel())))
+freeze()
+stream.write("text")
+""",
+        "open: True, text\nchannel closed\n",
+    )
+
+
 def test_an_error_in_a_finaliser_is_reported_and_the_next_one_runs() -> None:
     body = (
         REPORT_FILE

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from clonal import _native
+from clonal.image.order import holders_first
 
 _WRITERS = (_io.TextIOWrapper, _io.BufferedWriter, _io.BufferedRandom, _io.BufferedRWPair)
 _IN_MEMORY = (_io.StringIO, _io.BytesIO)  # closing one has no effect that outlives the process
@@ -183,7 +184,7 @@ def _finalisable(objects: Iterable[object]) -> list[object]:
             kinds[kind] = kind not in _IN_MEMORY and _native.has_finaliser(kind)
         if kinds[kind] and id(each) not in spared:
             found.append(each)
-    return sorted(found, key=_depth)
+    return holders_first(found, _depth)
 
 
 def _held_by_other_threads() -> set[int]:
@@ -217,6 +218,7 @@ def _at_exit() -> None:
     if _state.unfreeze:
         gc.unfreeze()
     if _state.frozen or _state.untracked:
+        flush_all()  # what fails is tried again, and reported, when the stream is closed
         untracked, _state.untracked = _state.untracked, []  # no mark says that those are done
         finalise_all(chain(_state.frozen, untracked, _native.finalisable_objects()))
 
