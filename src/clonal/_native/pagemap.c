@@ -106,11 +106,46 @@ static int count_mapping(struct board *board, int pagemap, uint64_t start, uint6
     return 1;
 }
 
+static int by_address(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Once enough clones have told: turns what most of them wrote into runs, for prefault_learnt. */
+static void conclude(struct board *board, uint64_t size)
+{
+    size_t room = PREFAULT_MOST * sizeof(uint64_t);
+    uint64_t *pages = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int count = 0, runs = 0;
+    if (pages == MAP_FAILED)
+        return;
+    for (int i = 0; i < LEARNT && count < PREFAULT_MOST; i++)
+        if (board->table[i].page && board->table[i].seen * 2 > board->lessons)
+            pages[count++] = board->table[i].page;
+    qsort(pages, (size_t)count, sizeof *pages, by_address);
+    for (int first = 0, next; first < count && runs < RUNS; first = next) {
+        for (next = first + 1; next < count && pages[next] == pages[next - 1] + size; next++)
+            ;
+        board->runs[runs++] = (struct run){pages[first], (uint64_t)(next - first) * size};
+    }
+    munmap(pages, room);
+    __atomic_store_n(&board->run_count, (uint64_t)runs, __ATOMIC_RELEASE);
+}
+
+int prefault_learnt(const struct board *board)
+{
+    int runs = (int)__atomic_load_n(&board->run_count, __ATOMIC_ACQUIRE);
+    for (int i = 0; i < runs; i++) /* pages that are gone, and kernels before 5.14, are no matter */
+        SYS(SYS_madvise, board->runs[i].start, board->runs[i].size, MADV_POPULATE_WRITE);
+    return runs;
+}
+
 static PyObject *learn_pages(PyObject *self, PyObject *args)
 {
     unsigned long long address;
     struct reader reader = {.at = 0, .length = 0};
-    uint64_t start, end;
+    uint64_t start, end, size = (uint64_t)sysconf(_SC_PAGESIZE);
     (void)self;
     if (!PyArg_ParseTuple(args, "K", &address))
         return NULL;
@@ -120,11 +155,11 @@ static PyObject *learn_pages(PyObject *self, PyObject *args)
     int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     reader.fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
     if (pagemap >= 0 && reader.fd >= 0) {
-        uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE);
         while (next_mapping(&reader, &start, &end) && count_mapping(board, pagemap, start, end, size))
             ;
     }
-    __atomic_fetch_add(&board->learnt_clones, 1, __ATOMIC_RELEASE);
+    if (__atomic_add_fetch(&board->learnt_clones, 1, __ATOMIC_ACQ_REL) == board->lessons)
+        conclude(board, size);
     if (pagemap >= 0)
         close(pagemap);
     if (reader.fd >= 0)
@@ -132,55 +167,8 @@ static PyObject *learn_pages(PyObject *self, PyObject *args)
     Py_RETURN_TRUE;
 }
 
-static int by_address(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
-/* Copies runs of pages; how many. A page that is no longer mapped is skipped. */
-static int populate(const uint64_t *pages, int count, uint64_t size)
-{
-    int done = 0;
-    for (int first = 0, next; first < count; first = next) {
-        for (next = first + 1; next < count && pages[next] == pages[next - 1] + size; next++)
-            ;
-        long failed = SYS(SYS_madvise, pages[first], (uint64_t)(next - first) * size, MADV_POPULATE_WRITE);
-        if (failed == -EINVAL) /* before Linux 5.14, or the last page of the run is of another kind */
-            continue;
-        done += next - first;
-    }
-    return done;
-}
-
-static PyObject *prefault_pages(PyObject *self, PyObject *args)
-{
-    unsigned long long address;
-    (void)self;
-    if (!PyArg_ParseTuple(args, "K", &address))
-        return NULL;
-    const struct board *board = (const struct board *)(uintptr_t)address;
-    uint64_t lessons = __atomic_load_n(&board->learnt_clones, __ATOMIC_ACQUIRE);
-    if (lessons == 0)
-        return PyLong_FromLong(0);
-    size_t room = PREFAULT_MOST * sizeof(uint64_t);
-    uint64_t *pages = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (pages == MAP_FAILED)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    int count = 0;
-    for (int i = 0; i < LEARNT && count < PREFAULT_MOST; i++)
-        if (board->table[i].page && board->table[i].seen * 2 > lessons)
-            pages[count++] = board->table[i].page;
-    qsort(pages, (size_t)count, sizeof *pages, by_address);
-    int done = populate(pages, count, (uint64_t)sysconf(_SC_PAGESIZE));
-    munmap(pages, room);
-    return PyLong_FromLong(done);
-}
-
 PyMethodDef clonal_pagemap_methods[] = {
     {"learn_pages", learn_pages, METH_VARARGS,
      "learn_pages(board): counts the pages this clone wrote, if that is still wanted."},
-    {"prefault_pages", prefault_pages, METH_VARARGS,
-     "prefault_pages(board): copies now the pages that clones always write; how many."},
     {NULL},
 };

@@ -28,7 +28,7 @@ struct order {
     uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
 };
 
-enum { SLOTS = 16384, LEARNT = 32768 };
+enum { SLOTS = 16384, LEARNT = 32768, RUNS = 4096 };
 enum { CLONE_RUNNING = 0, CLONE_DELIVERED = 1 };
 
 struct learnt_page {
@@ -37,17 +37,27 @@ struct learnt_page {
     uint32_t spare;
 };
 
+struct run {
+    uint64_t start, size;
+};
+
 /* A MAP_SHARED memfd: written by template and clones, read by the client with pread. */
 struct board {
     uint64_t forks, fork_ns, faults, live, exited, handed, standby_ready, learnt_clones;
     uint64_t lessons;     /* how many clones are to tell which pages they wrote */
     uint8_t state[SLOTS]; /* CLONE_*, by slot: a clone sets DELIVERED before it sends its result */
     struct learnt_page table[LEARNT];
+    uint64_t run_count; /* set last, when what is always written is known */
+    struct run runs[RUNS];
 };
 
 enum { BOARD_COUNTERS = 8 };
 
 /* Maps the board's memfd shared. NULL with a Python error set on failure. Never unmapped. */
 struct board *board_map(int fd);
+
+/* Copies, in this process, the pages that earlier clones always wrote: one call for a run of pages
+ * costs a fraction of a fault for each. How many runs; 0 while it is not known. */
+int prefault_learnt(const struct board *board);
 
 #endif

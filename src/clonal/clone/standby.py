@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from clonal import _native
 from clonal.clone import pickling, wire
 
-_prefaulted = 0
 
-
-def make_ready(board: int) -> None:
-    """Copies the pages that earlier clones wrote, and runs the clone's own path on nothing."""
-    global _prefaulted
-    _prefaulted = _native.prefault_pages(board)
+def make_ready() -> None:
+    """Runs the clone's own path on nothing, so that the pages it writes are already copied."""
     for _ in range(2):
         call = wire.pack((len, ((),), {}))
         fn, args, kwargs = wire.unpack(*call)
         pickling.pack_value(fn(*args, **kwargs))
         wire.HEAD.unpack_from(wire.head(wire.RESULT))
-
-
-def learn(board: int) -> None:
-    """At the end of a clone's work: tells which pages it wrote, unless they were copied ahead."""
-    if not _prefaulted:
-        _native.learn_pages(board)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from clonal import _native
 from clonal.clone import failure, hooks, pickling, wire
 from clonal.clone.ending import end_process, flush_streams
-from clonal.clone.standby import learn, make_ready
+from clonal.clone.standby import make_ready
 from clonal.errors import ResultNotPicklable
 
 _wire = -1
@@ -41,7 +41,7 @@ def main(socket: int, is_standby: bool, board: int, slot: int) -> NoReturn:
     try:
         begun = _begin()
         if is_standby:
-            _wire = socket = _stand_by(socket, board)
+            _wire = socket = _stand_by(socket)
         code = _serve_request(socket, board, slot, begun)
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -66,9 +66,9 @@ def reseed() -> None:
         torch.default_generator.seed()
 
 
-def _stand_by(socket: int, board: int) -> int:
+def _stand_by(socket: int) -> int:
     """Waits for work; returns its socket."""
-    make_ready(board)
+    make_ready()
     _native.wire_send(socket, b"r", b"", ())
     _, fds = _native.wire_receive(socket)
     if not fds:
@@ -139,4 +139,4 @@ def _answer(socket: int, board: int, slot: int, kind: int, reply: wire.Packed, m
         wire.send(socket, kind, reply, notes)
     except ConnectionError:
         pass  # nobody waits for it any more
-    learn(board)
+    _native.learn_pages(board)
