@@ -150,7 +150,7 @@ static PyObject *learn_pages(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "K", &address))
         return NULL;
     struct board *board = (struct board *)(uintptr_t)address;
-    if (board->learnt_clones >= board->lessons)
+    if (board == NULL || board->learnt_clones >= board->lessons)
         Py_RETURN_FALSE;
     int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     reader.fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);

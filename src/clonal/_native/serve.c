@@ -571,12 +571,13 @@ static PyObject *serve(PyObject *self, PyObject *args)
     if (loop == NULL)
         return NULL;
     struct birth birth = {.wire = wire, .base = loop->base, .parent = loop->pid};
-    board->lessons = LESSONS;
+    board->lessons = standby > 0 ? LESSONS : 0;
     PyOS_BeforeFork();
     set_signals(&birth);
     for (;;) {
         if (turn(loop, &birth)) {
-            prefault_learnt(board);
+            if (birth.standby) /* ahead it is free; on demand it costs what the faults would have */
+                prefault_learnt(board);
             PyOS_AfterFork_Child();
             return Py_BuildValue("(iOKi)", birth.wire, birth.standby ? Py_True : Py_False,
                                  (unsigned long long)(uintptr_t)board, birth.slot);

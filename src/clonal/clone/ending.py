@@ -11,7 +11,8 @@ import signal
 import sys
 from typing import NoReturn
 
-_finalizers_before = 0
+_finalizers_before = -1
+_inherited = False  # whether exit functions and finalizers from before belong to another process
 
 
 def remember_template_exit() -> None:
@@ -26,9 +27,11 @@ def _last_finalizer() -> int:
     return max((info.index for info in registry.values()), default=-1)
 
 
-def forget_template_exit() -> None:
+def leave_exits_behind() -> None:
     """In a clone: what the template registered with atexit (it may remove the template's files)
     runs when the template ends; a clone runs what it registers itself."""
+    global _inherited
+    _inherited = True
     atexit._clear()
 
 
@@ -41,10 +44,10 @@ def flush_streams() -> None:
             pass
 
 
-def end_process(code: int, *, template: bool = False) -> NoReturn:
+def end_process(code: int) -> NoReturn:
     """Ends this process with `code`, negative for death by that signal."""
     try:
-        _say_goodbye(template)
+        _say_goodbye()
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -56,16 +59,16 @@ def end_process(code: int, *, template: bool = False) -> NoReturn:
         os._exit(code)
 
 
-def _say_goodbye(template: bool) -> None:
+def _say_goodbye() -> None:
     if (threading := sys.modules.get("threading")) is not None:
         threading._shutdown()
-    if not template:
+    if _inherited:
         _run_own_finalizers()
     atexit._run_exitfuncs()
     if (logging := sys.modules.get("logging")) is not None:
         logging.shutdown()
     flush_streams()
-    _finish_objects(template)
+    _finish_objects()
 
 
 def _run_own_finalizers() -> None:
@@ -78,8 +81,9 @@ def _run_own_finalizers() -> None:
     weakref.finalize._exitfunc()
 
 
-def _finish_objects(template: bool) -> None:
+def _finish_objects() -> None:
     """Without teardown nothing is finalised by itself: a clone finalises what it made, and flushes."""
     finalise = sys.modules.get("clonal.image.finalise")
     if finalise is not None:
-        finalise.flush_all() if template else finalise.finish_clone()
+        for failed in finalise.finish_clone() if _inherited else finalise.flush_all():
+            print(failed, file=sys.stderr)

@@ -24,6 +24,7 @@ from clonal.errors import (
     WrongProcess,
 )
 
+_ENDING_SECONDS = 5.0  # for a clone that has answered to flush and end
 _STATUS_SECONDS = 1.0  # between a socket's end and the end of the process that held it
 TIMED_OUT = 1
 
@@ -307,7 +308,9 @@ class Clone:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._poll(self._is_ended):
+        if self._poll(self._is_ended):
+            return
+        if not self._answered or not self._wait_until(self._is_ended, _ENDING_SECONDS):
             self.kill()
             self._wait_until(self._is_ended, None)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from typing import NoReturn
 
-from clonal.clone import server, warmup
+from clonal.clone import ending, server, warmup
 from clonal.clone.server import Config
 
 
 def become_template(control: int, board: int, config: Config) -> NoReturn:
     """In the forked child: settles, tells the parent, and serves. Never returns to the caller."""
-    signal.set_wakeup_fd(-1)
+    ending.remember_template_exit()
+    ending.leave_exits_behind()  # they are the parent's
+    if threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(-1)
     devnull = os.open(os.devnull, os.O_RDONLY)
     os.dup2(devnull, 0)
     os.close(devnull)

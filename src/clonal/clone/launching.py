@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass, fields
 from typing import Any
 
-from clonal.clone import failure, main_rule, pickling, wire
+from clonal.clone import failure, main_rule, pickling, succession, wire
 from clonal.clone.process import TemplateProcess
 from clonal.clone.server import Config, Ready
 from clonal.errors import SetupFailed, StaleCodeWarning, TemplateDied
@@ -32,11 +32,13 @@ class Plan:
     here: bool
 
 
-def start(target: TemplateProcess, plan: Plan) -> tuple[bool, Ready]:
-    """Starts the template and waits until it is warm. (whether functions of this `__main__` travel
-    by value, what the template says)"""
+def start(target: TemplateProcess, plan: Plan) -> tuple[pickling.ByValue | None, Ready]:
+    """Starts the template and waits until it is warm. (the rule by which functions of this `__main__`
+    travel by value, what the template says)"""
     main = None if plan.here else main_rule.describe(_START_DIR)
-    by_value = main is None and _main_defines_functions()
+    by_value = None
+    if main is None and _main_defines_functions():
+        by_value = pickling.ByValue.forked() if plan.here else pickling.ByValue.fresh()
     config = _configuration(plan, main, by_value)
     try:
         if plan.here:
@@ -49,17 +51,17 @@ def start(target: TemplateProcess, plan: Plan) -> tuple[bool, Ready]:
         target.kill()
         target.close()
         raise
-    _show(ready)
+    _show(ready, 6 if plan.here else 5)
     return by_value, ready
 
 
-def _for_later(value: object, by_value: bool) -> bytes:
+def _for_later(value: object, by_value: pickling.ByValue | None) -> bytes:
     """A pickle that the template opens once it has the caller's `__main__`."""
     flags, body, fds = pickling.pack_call((value,), by_value)
     return body if not flags else pickle.dumps(wire.unpack(flags, body, fds), protocol=5)
 
 
-def _configuration(plan: Plan, main: main_rule.Main | None, by_value: bool) -> Config:
+def _configuration(plan: Plan, main: main_rule.Main | None, by_value: pickling.ByValue | None) -> Config:
     setup = plan.setup
     if isinstance(setup, str) and ":" not in setup:
         raise ValueError(f'setup {setup!r} must be "module:function" or "file.py:function"')
@@ -77,9 +79,10 @@ def _configuration(plan: Plan, main: main_rule.Main | None, by_value: bool) -> C
         setup=setup,
         freeze=freeze,
         standby=plan.standby,
-        by_value=by_value or plan.here,
+        by_value=by_value is not None,
         stale=plan.stale != "ignore",
         here=plan.here,
+        dropped=succession.thread_names() if plan.here else [],
     )
 
 
@@ -128,15 +131,15 @@ def _setup_failed(what: str, cause: Any) -> SetupFailed:
     return error
 
 
-def _show(ready: Ready) -> None:
+def _show(ready: Ready, stacklevel: int) -> None:
     """Warns once of what makes clones of this template unsafe."""
-    if ready.dropped_threads:
-        names = ", ".join(ready.dropped_threads)
-        warnings.warn(f"threads that clones will not have: {names}", RuntimeWarning, stacklevel=6)
     grave = [hazard for hazard in ready.hazards if hazard.severity in ("danger", "warning")]
+    if ready.dropped_threads and not any(hazard.name == "python-thread" for hazard in grave):
+        names = ", ".join(ready.dropped_threads)
+        warnings.warn(f"threads that clones will not have: {names}", RuntimeWarning, stacklevel)
     if grave:
         lines = "".join(f"\n  {hazard.name}: {hazard.evidence}; {hazard.remedy}" for hazard in grave)
-        warnings.warn(f"cloning this template has hazards:{lines}", RuntimeWarning, stacklevel=6)
+        warnings.warn(f"cloning this template has hazards:{lines}", RuntimeWarning, stacklevel)
 
 
 def warn_stale(changed: list[str]) -> None:

@@ -7,8 +7,10 @@ what has no name on the other side: lambdas, closures, and everything typed at a
 
 from __future__ import annotations
 
+import io
 import pickle
 import sys
+import types
 from typing import Any
 
 from clonal.clone import wire
@@ -17,15 +19,58 @@ from clonal.errors import ResultNotPicklable
 _UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError, ValueError, BufferError, RecursionError)
 
 
-def pack_call(call: tuple[Any, ...], by_value: bool) -> wire.Packed:
-    """Packs what a clone is to run. `by_value`: the template has not got this `__main__`."""
-    if not by_value:
+class ByValue:
+    """Pickles everything of `__main__` by value, since the template has not got this `__main__`;
+    except functions and classes that it has: those of a process it was forked from, unchanged."""
+
+    def __init__(self, shared: dict[int, tuple[str, object]]) -> None:
+        self.shared = shared  # by id: (name, the object itself, so that its id stays its own)
+
+    @classmethod
+    def fresh(cls) -> ByValue:
+        """For a template that shares nothing."""
+        return cls({})
+
+    @classmethod
+    def forked(cls) -> ByValue:
+        """For a template that is a fork of this process as it is now."""
+        main = vars(sys.modules["__main__"])
+        named = (
+            (name, value)
+            for name, value in main.items()
+            if isinstance(value, (type, types.FunctionType))
+            and value.__module__ == "__main__"
+            and value.__qualname__ == name
+        )
+        return cls({id(value): (name, value) for name, value in named})
+
+    def dumps(self, value: object, **how: Any) -> bytes:
+        """As of cloudpickle."""
+        import cloudpickle
+
+        shared, main = self.shared, vars(sys.modules["__main__"])
+
+        class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+            def reducer_override(self, obj: object) -> Any:
+                name, known = shared.get(id(obj), ("", None))
+                if known is obj and main.get(name) is obj:
+                    return name
+                return super().reducer_override(obj)
+
+        file = io.BytesIO()
+        Pickler(file, **how).dump(value)
+        return file.getvalue()
+
+
+def pack_call(call: tuple[Any, ...], by_value: ByValue | None) -> wire.Packed:
+    """Packs what a clone is to run: by name where possible, unless there is a rule for by value."""
+    if by_value is None:
         try:
             return wire.pack(call)
         except _UNPICKLABLE:
             pass  # a lambda or closure somewhere in it
     try:
-        return wire.pack(call, _cloudpickle_dumps())
+        return wire.pack(call, by_value.dumps if by_value is not None else _cloudpickle_dumps())
     except _UNPICKLABLE as error:
         raise ResultNotPicklable(f"what the clone is to run cannot be pickled: {error}") from error
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from typing import Any
 
 from clonal import _native
@@ -60,6 +61,7 @@ class TemplateProcess:
         self._child = -1  # the process to reap: the template, or its predecessor (succession.py)
         self._popen: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self.sending = threading.Lock()  # held while `control` is used or closed
 
     def start(self, env: dict[str, str | None] | None) -> None:
         """Starts a fresh interpreter as the template process."""
@@ -82,7 +84,9 @@ class TemplateProcess:
         theirs = self._open_channel()
         board = os.dup(self.board)
         try:
-            pid = os.fork()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # threads: the user is told by name
+                pid = os.fork()
             if pid == 0:  # what is held is closed by now
                 return theirs, board
         finally:
@@ -148,14 +152,14 @@ class TemplateProcess:
 
     def kill(self) -> None:
         """Ends the template at once; its clones follow it."""
-        for pid in {self.pid, self._child}:
+        for pid in {self.pid, self._child} - {-1}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
         self.ended(_CLOSE_SECONDS)
 
     def close(self) -> None:
         """Lets the template end (it kills its clones and runs its exit functions) and reaps it."""
-        with self._lock:
+        with self.sending:
             control, self.control = self.control, -1
         if control >= 0:
             release(control)

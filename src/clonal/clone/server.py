@@ -29,6 +29,7 @@ class Config:
     stale: bool
     env: dict[str, str | None] | None = None
     here: bool = False
+    dropped: list[str] = field(default_factory=list)  # threads that the fork of `here` left behind
     private_fds: tuple[int, ...] = ()  # the template's own: no hazard
 
 
@@ -63,6 +64,8 @@ def blame(what: str) -> Iterator[None]:
 
 def main(control: int, board: int) -> NoReturn:
     """The process that a Template starts: its configuration comes over the control socket."""
+    for fd in (control, board):
+        os.set_inheritable(fd, False)  # what the warm-up starts must not hold them
     message, fds = _native.wire_receive(control)
     if not message:
         os._exit(0)
@@ -85,11 +88,11 @@ def _reported(control: int) -> Iterator[None]:
         report = (error.what, failure.pack_exception(cause, 1))
         with contextlib.suppress(ConnectionError):
             wire.send(control, wire.FAILED, wire.pack(report))
-        ending.end_process(1, template=True)
+        ending.end_process(1)
     except BaseException as error:
         with contextlib.suppress(ConnectionError):
             wire.send(control, wire.FAILED, wire.pack(("warm-up", failure.pack_exception(error))))
-        ending.end_process(1, template=True)
+        ending.end_process(1)
 
 
 def _warm(config: Config) -> Ready:
@@ -107,16 +110,16 @@ def serve(control: int, board: int, config: Config, ready: Ready) -> NoReturn:
     try:
         wire.send(control, wire.READY, wire.pack(ready), more_fds=pidfd)
     except ConnectionError:
-        ending.end_process(0, template=True)
+        ending.end_process(0)
     wire.close_all(pidfd)
     first_private = _highest_fd() + 16
     _settle(ready)
     born = _native.serve(control, board, first_private, config.standby)
     if born is not None:
-        ending.forget_template_exit()
+        ending.leave_exits_behind()
         worker.main(*born)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    ending.end_process(0, template=True)
+    ending.end_process(0)
 
 
 def _settle(ready: Ready) -> None:

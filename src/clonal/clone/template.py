@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import resource
 import threading
 import time
 import warnings
@@ -18,7 +20,7 @@ from clonal.clone.handle import Clone
 from clonal.clone.options import PLAIN, Options
 from clonal.clone.process import TemplateProcess
 from clonal.clone.stats import Recorder, Stats
-from clonal.errors import TemplateClosed, TemplateDied, WrongProcess
+from clonal.errors import CloneRefused, TemplateClosed, TemplateDied, WrongProcess
 from clonal.kernel.headroom import Headroom
 from clonal.kernel.oom import OomWatch
 
@@ -60,10 +62,10 @@ class Template:
         self._lock = threading.Lock()
         self._recorder = Recorder()
         self._answered: deque[weakref.ref[Clone]] = deque()
-        self._closed = False
-        self._process = TemplateProcess()
-        self._by_value = False
+        self._closed = True
+        self._retired: list[TemplateProcess] = []  # rebuilt since; they end with their last clone
         self._start()
+        self._closed = False
 
     @classmethod
     def here(cls, *, standby: int = 0, **freeze: Any) -> Template:
@@ -77,7 +79,7 @@ class Template:
     def _start(self) -> None:
         main_rule.alias_here()
         self._process = TemplateProcess()
-        self._by_value, ready = launching.start(self._process, self._plan)
+        self._namer, ready = launching.start(self._process, self._plan)
         self.report = ready.report
         self.hazards: list[Any] = ready.hazards
         self.dropped_threads: list[str] = ready.dropped_threads
@@ -113,12 +115,13 @@ class Template:
         begun = time.monotonic_ns()
         self._check()
         target = self._process
-        flags, body, fds = pickling.pack_call((fn, args, kwargs), self._by_value)
+        flags, body, fds = pickling.pack_call((fn, args, kwargs), self._namer)
         captured = _capture_files() if options.capture else None
         head = wire.head(wire.REQUEST, flags, options.notes() if options is not PLAIN else b"")
         deadline = 0 if options.timeout is None else begun + int(options.timeout * 1e9)
         try:
-            fd = _native.wire_order(target.control, deadline, head, body, fds + (captured or ()))
+            with target.sending:
+                fd = _native.wire_order(target.control, deadline, head, body, fds + (captured or ()))
         except (ConnectionError, OSError) as error:
             for memfd in captured or ():
                 process.release(memfd)
@@ -148,12 +151,15 @@ class Template:
             return
         with self._lock:
             if self._files is not None and self._files.changed():
-                self._process.close()
+                self._retired.append(self._process)
                 self._start()
 
     def _why_not(self, target: TemplateProcess, error: OSError) -> Exception:
         if target.control < 0:
             return TemplateClosed("this template was closed")
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            have = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            return CloneRefused("open files of this process (RLIMIT_NOFILE)", have + 2, have, "descriptors")
         if target.ended(0.5):
             return TemplateDied(target.pid, target.status)
         return error
@@ -167,6 +173,8 @@ class Template:
     def _sweep(self) -> None:
         """Takes in the ends of clones that have answered, so that handles kept in a list hold no
         descriptors: two for each clone made."""
+        if self._retired:
+            self._end_retired()
         for _ in range(min(2, len(self._answered))):
             try:
                 reference = self._answered.popleft()
@@ -175,6 +183,13 @@ class Template:
             clone = reference()
             if clone is not None and not clone._poll(clone._is_ended):
                 self._answered.append(reference)
+
+    def _end_retired(self) -> None:
+        for old in list(self._retired):
+            board = _native.board_read(old.board)
+            if board["live"] <= board["standby_ready"]:
+                self._retired.remove(old)
+                old.close()
 
     # -- the rest ----------------------------------------------------------------------------------
 
@@ -199,7 +214,8 @@ class Template:
         if os.getpid() != self._owner:
             return
         self._closed = True
-        self._process.close()
+        for process_ in (*self._retired, self._process):
+            process_.close()
 
     def __enter__(self) -> Template:
         return self

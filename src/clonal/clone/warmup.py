@@ -40,16 +40,19 @@ def settle(config: Config) -> Ready:
     with blame("a before_clone hook"):
         hooks.run_before()
     worker.prepare_template()
-    ending.remember_template_exit()
+    if not config.here:
+        ending.remember_template_exit()
     with blame("reading the freeze options"):
         options = pickle.loads(config.freeze)[0] if isinstance(config.freeze, bytes) else config.freeze
     quiesce()
     hazards = _audit(config.private_fds)
-    dropped = leave_threads() if options is None or options["threads"] != "refuse" else []
+    refuse = options is not None and options["threads"] == "refuse"
+    dropped = config.dropped + ([] if refuse else leave_threads())
     imports.watch()
     ready = Ready(os.getpid(), hazards=hazards, dropped_threads=dropped)
     ready.files = Snapshot.take() if config.stale else None
     ending.flush_streams()
+    worker.rehearse()
     with blame("freezing"):
         ready.report = _freeze(options)
     return ready

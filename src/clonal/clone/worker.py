@@ -17,7 +17,9 @@ from clonal.clone.ending import end_process, flush_streams
 from clonal.clone.standby import make_ready
 from clonal.errors import ResultNotPicklable
 
+ROUNDS = 20  # bytecode is specialised after a few
 _wire = -1
+_prepared = False
 
 
 def _drop_wire() -> None:
@@ -30,7 +32,25 @@ def _drop_wire() -> None:
 
 def prepare_template() -> None:
     """Once, in the template, before the freeze."""
-    os.register_at_fork(after_in_child=_drop_wire)
+    global _prepared
+    if not _prepared:
+        os.register_at_fork(after_in_child=_drop_wire)
+    _prepared = True
+
+
+def rehearse() -> None:
+    """Does in the template, on nothing, what every clone will do: then its bytecode is specialised
+    and its attributes are in the type cache, and clones do not write to those pages."""
+    threading = sys.modules.get("threading")
+    for _ in range(ROUNDS):
+        if threading is not None:
+            threading._after_fork()
+        _drop_wire()
+        reseed()
+        ours, theirs = _native.wire_pair()
+        wire.send(ours, wire.REQUEST, pickling.pack_call((len, ((),), {}), None))
+        _serve_request(theirs, 0, 0, None)
+        wire.close_all((ours, theirs))
 
 
 def main(socket: int, is_standby: bool, board: int, slot: int) -> NoReturn:
