@@ -20,7 +20,7 @@ def launch(
     /,
 ) -> tuple[int, int]: ...
 
-# interpose.c, extents.c, guard.c: madvise and mremap on image pages
+# interpose.c, extents.c, guard.c, remap.c: madvise and mremap on image pages
 def interpose(guards: int, most_mappings: int, /) -> dict[str, Any]:
     """Redirect the guarded calls (1: madvise, 2: mremap) of every object loaded now, and treat all
     memory as possibly image until `image_extents_refresh`. Returns `objects` seen, `slots` patched by

@@ -1,9 +1,8 @@
-/* madvise and mremap on image pages, as on the anonymous memory that they replaced.
+/* madvise on image pages, as on the anonymous memory that they replaced.
  *
  * Image memory is a private file mapping, for which Linux decides otherwise: MADV_DONTNEED brings
  * the file's old bytes back (mm/memory.c: zap_pte_range, then do_fault), MADV_FREE and
- * MADV_WIPEONFORK are refused (mm/madvise.c), and mremap grows the mapping into the file, where no
- * one can free what is written (mm/mremap.c). Each call here starts from what the kernel says is
+ * MADV_WIPEONFORK are refused (mm/madvise.c). Each call here starts from what the kernel says is
  * mapped now, since the table of extents is only a hint. Nothing outside the caller's own range is
  * ever changed, so calls need no lock: two threads that advise the same bytes race on any kernel. */
 #define _GNU_SOURCE
@@ -20,26 +19,18 @@
 
 /* Newer than the headers of the oldest supported systems. */
 enum { ADVICE_DONTNEED_LOCKED = 24, ADVICE_GUARD_INSTALL = 102 };
-enum { MOVE_DONTUNMAP = 4 };
-#define MAP_NOREPLACE 0x100000 /* MAP_FIXED_NOREPLACE */
 
-#define PRIVATE_MEMORY (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
 #define SMALL_PIECE (256ul << 10)
 
-_Atomic unsigned long guard_replaced, guard_zeroed, guard_moved;
+_Atomic unsigned long guard_replaced, guard_zeroed;
 
-static size_t page = 4096;
+size_t guard_page_size = 4096;
 static unsigned long most_holes = 16384;
 
 void guard_install(size_t page_size, size_t most_mappings)
 {
-    page = page_size;
+    guard_page_size = page_size;
     most_holes = most_mappings / 4;
-}
-
-static size_t round_up(size_t length)
-{
-    return (length + page - 1) & ~(page - 1);
 }
 
 static bool all_zero(const void *start, size_t length)
@@ -64,9 +55,9 @@ static long zero_by_writing(const struct mapping *piece)
         result = SYS(SYS_mprotect, piece->start, length, PROT_READ | PROT_WRITE);
     if (result < 0)
         return result;
-    for (uintptr_t at = piece->start; at < piece->end; at += page)
-        if (!all_zero((void *)at, page))
-            __builtin_memset((void *)at, 0, page);
+    for (uintptr_t at = piece->start; at < piece->end; at += guard_page_size)
+        if (!all_zero((void *)at, guard_page_size))
+            __builtin_memset((void *)at, 0, guard_page_size);
     atomic_fetch_add_explicit(&guard_zeroed, 1, memory_order_relaxed);
     if (!open)
         result = SYS(SYS_mprotect, piece->start, length, piece->prot);
@@ -92,14 +83,12 @@ static long discard_piece(const struct mapping *piece)
 /* Copies whole pages, zeroes left as the fresh memory they are. */
 static void copy_pages(uintptr_t to, uintptr_t from, size_t length)
 {
-    for (size_t done = 0; done < length; done += page)
-        if (!all_zero((void *)(from + done), page))
-            __builtin_memcpy((void *)(to + done), (void *)(from + done), page);
+    for (size_t done = 0; done < length; done += guard_page_size)
+        if (!all_zero((void *)(from + done), guard_page_size))
+            __builtin_memcpy((void *)(to + done), (void *)(from + done), guard_page_size);
 }
 
-/* Fresh private memory of `new_length` bytes that begins with the bytes of [from, from + length).
- * Returns its address or a negative errno. */
-static long copy_of(uintptr_t from, size_t length, size_t new_length, int prot)
+long guard_copy(uintptr_t from, size_t length, size_t new_length, int prot)
 {
     long fresh = SYS(SYS_mmap, 0, new_length, PROT_READ | PROT_WRITE, PRIVATE_MEMORY, -1, 0);
     long result = 0;
@@ -123,7 +112,7 @@ static long copy_of(uintptr_t from, size_t length, size_t new_length, int prot)
 static long keep_piece(const struct mapping *piece)
 {
     size_t length = piece->end - piece->start;
-    long copy = copy_of(piece->start, length, length, piece->prot), result;
+    long copy = guard_copy(piece->start, length, length, piece->prot), result;
 
     if (copy < 0)
         return copy;
@@ -210,7 +199,7 @@ static long advise_dontneed(uintptr_t start, size_t length, int advice)
     if (answer != 0 && answer != -ENOMEM)
         return answer;
     /* mapping afresh would lose the lock that DONTNEED_LOCKED keeps */
-    result = discard(start, start + round_up(length),
+    result = discard(start, start + guard_round_up(length),
                      advice == ADVICE_DONTNEED_LOCKED ? zero_by_writing : discard_piece);
     return result < 0 ? result : answer;
 }
@@ -218,7 +207,7 @@ static long advise_dontneed(uintptr_t start, size_t length, int advice)
 /* MADV_FREE is refused on files and must not bring old bytes back: freed at once instead. */
 static long advise_free(uintptr_t start, size_t length)
 {
-    long result = each_image_piece(start, start + round_up(length), discard_piece);
+    long result = each_image_piece(start, start + guard_round_up(length), discard_piece);
 
     if (result == -EBADF)
         return 0; /* the bytes may stay: MADV_FREE promises no more */
@@ -231,13 +220,13 @@ static long advise_guard(uintptr_t start, size_t length)
     long result = SYS(SYS_madvise, start, 0, ADVICE_GUARD_INSTALL); /* length 0: is it known at all? */
 
     if (result == 0)
-        result = discard(start, start + round_up(length), discard_piece);
+        result = discard(start, start + guard_round_up(length), discard_piece);
     return result < 0 ? result : SYS(SYS_madvise, start, length, ADVICE_GUARD_INSTALL);
 }
 
 static long advise_wipeonfork(uintptr_t start, size_t length)
 {
-    long result = each_image_piece(start, start + round_up(length), keep_piece);
+    long result = each_image_piece(start, start + guard_round_up(length), keep_piece);
 
     if (result < 0 && result != -ENXIO && result != -EBADF)
         return result;
@@ -247,7 +236,7 @@ static long advise_wipeonfork(uintptr_t start, size_t length)
 /* Anonymous memory has no file to punch a hole in: EINVAL, where a file mapping says EACCES. */
 static long advise_remove(uintptr_t start, size_t length)
 {
-    if (each_image_piece(start, start + round_up(length), is_there) == 0)
+    if (each_image_piece(start, start + guard_round_up(length), is_there) == 0)
         return -EINVAL;
     return SYS(SYS_madvise, start, length, MADV_REMOVE);
 }
@@ -256,7 +245,7 @@ static long advise_remove(uintptr_t start, size_t length)
  * DONTDUMP, HUGEPAGE, COLD, PAGEOUT, POPULATE, and what is not known here. */
 long guard_madvise(uintptr_t start, size_t length, int advice)
 {
-    if (start & (page - 1) || !length || start + round_up(length) < start)
+    if (start & (guard_page_size - 1) || !length || start + guard_round_up(length) < start)
         return SYS(SYS_madvise, start, length, advice);
     switch (advice) {
     case MADV_DONTNEED:
@@ -291,114 +280,4 @@ long guard_process_madvise(int pidfd, const void *vector, size_t count, int advi
         left -= (long)range[i].iov_len;
     }
     return result < 0 ? result : advised;
-}
-
-/* What mremap would work on. */
-struct region {
-    size_t pieces;
-    bool image;   /* some of it is image */
-    bool private; /* all of it is mapped, private, and image or anonymous */
-    bool alike;   /* with the same protection everywhere */
-    int prot;
-};
-
-/* Returns 0 or the negative errno of reading the mappings. */
-static long survey(uintptr_t start, uintptr_t end, struct region *region)
-{
-    struct mapping_walk walk;
-    struct mapping mapping;
-    uintptr_t reached = start;
-    long result = mapping_walk_open(&walk, start);
-
-    if (result < 0)
-        return result;
-    *region = (struct region){.private = true, .alike = true};
-    while (reached < end && mapping_walk_next(&walk, &mapping) && mapping.start <= reached) {
-        region->alike = region->alike && (!region->pieces || region->prot == mapping.prot);
-        region->prot = mapping.prot;
-        region->image = region->image || mapping.image;
-        region->private = region->private && !mapping.shared && (mapping.image || !mapping.file);
-        region->pieces++;
-        reached = mapping.end;
-    }
-    region->private = region->private && reached >= end;
-    mapping_walk_close(&walk);
-    return 0;
-}
-
-/* The image stays where it is and anonymous memory follows it: nothing is copied. Returns `old` or
- * a negative errno. */
-static long grow_in_place(uintptr_t old, size_t old_length, size_t new_length, int prot)
-{
-    uintptr_t end = old + old_length;
-    long got = SYS(SYS_mmap, end, new_length - old_length, prot, PRIVATE_MEMORY | MAP_NOREPLACE, -1, 0);
-
-    if (got >= 0 && (uintptr_t)got != end) { /* before Linux 4.17 the address is a wish */
-        SYS(SYS_munmap, got, new_length - old_length);
-        return -ENOMEM;
-    }
-    return got < 0 ? -ENOMEM : (long)old;
-}
-
-/* Copies to fresh memory, at `new` if MREMAP_FIXED asks so, and frees or empties the old place. */
-static long move_away(uintptr_t old, size_t old_length, size_t new_length, unsigned long flags, uintptr_t new,
-                      int prot)
-{
-    size_t length = old_length < new_length ? old_length : new_length;
-    long copy = copy_of(old, length, new_length, prot);
-
-    if (copy < 0)
-        return copy;
-    if (flags & MREMAP_FIXED) {
-        long result = SYS(SYS_mremap, copy, new_length, new_length, MREMAP_MAYMOVE | MREMAP_FIXED, new);
-        if (result < 0) {
-            SYS(SYS_munmap, copy, new_length);
-            return result;
-        }
-        copy = result;
-    }
-    if (flags & MOVE_DONTUNMAP)
-        advise_dontneed(old, old_length, MADV_DONTNEED);
-    else
-        SYS(SYS_munmap, old, old_length);
-    atomic_fetch_add_explicit(&guard_moved, 1, memory_order_relaxed);
-    return copy;
-}
-
-static bool overlap(uintptr_t a, size_t a_length, uintptr_t b, size_t b_length)
-{
-    return a < b + b_length && b < a + a_length;
-}
-
-long guard_mremap(uintptr_t old, size_t old_length, size_t new_length, unsigned long flags, uintptr_t new)
-{
-    const unsigned long known = MREMAP_MAYMOVE | MREMAP_FIXED | MOVE_DONTUNMAP;
-    bool placed = (flags & (MREMAP_FIXED | MOVE_DONTUNMAP)) != 0;
-    size_t old_size = round_up(old_length), new_size = round_up(new_length);
-    struct region region;
-    long result;
-
-    /* What is an error anyway is the kernel's to name. */
-    if (old & (page - 1) || !old_size || !new_size || flags & ~known ||
-        (placed && !(flags & MREMAP_MAYMOVE)) || (flags & MOVE_DONTUNMAP && old_size != new_size) ||
-        (flags & MREMAP_FIXED && (new & (page - 1) || overlap(old, old_size, new, new_size))))
-        goto kernel;
-    if (new_size <= old_size && !placed)
-        goto kernel; /* nothing moves, the tail is unmapped */
-    if (survey(old, old + old_size, &region) < 0)
-        return -ENOMEM;
-    if (!region.image)
-        extents_stale();
-    if (!region.private || (!region.image && region.pieces == 1))
-        goto kernel;
-    if (!region.alike)
-        return -EFAULT;
-    if (!placed) {
-        result = grow_in_place(old, old_size, new_size, region.prot);
-        if (result >= 0 || !(flags & MREMAP_MAYMOVE))
-            return result;
-    }
-    return move_away(old, old_size, new_size, flags, new, region.prot);
-kernel:
-    return SYS(SYS_mremap, old, old_length, new_length, flags, new);
 }

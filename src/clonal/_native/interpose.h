@@ -1,6 +1,6 @@
 /* Keeps allocators right on image pages: what madvise and mremap must do there, and how calls of
- * them reach us. guard.c has the semantics, extents.c knows where the image is, interpose.c
- * redirects the calls. */
+ * them reach us. guard.c (madvise) and remap.c (mremap) have the semantics, extents.c knows where the
+ * image is, interpose.c redirects the calls. */
 #ifndef CLONAL_INTERPOSE_H
 #define CLONAL_INTERPOSE_H
 
@@ -43,7 +43,22 @@ long guard_process_madvise(int pidfd, const void *vector, size_t count, int advi
 /* Once per process, before the first guarded call. */
 void guard_install(size_t page_size, size_t most_mappings);
 
-/* Image pieces replaced by anonymous memory, and pieces zeroed by writing instead, in this process. */
+extern size_t guard_page_size;
+
+static inline size_t guard_round_up(size_t length)
+{
+    return (length + guard_page_size - 1) & ~(guard_page_size - 1);
+}
+
+/* What the guards map in the image's stead. Like the image it is not reserved. */
+#define PRIVATE_MEMORY (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+
+/* Fresh private memory of `new_length` bytes that begins with the bytes of [from, from + length),
+ * readable or not. Returns its address or a negative errno. */
+long guard_copy(uintptr_t from, size_t length, size_t new_length, int prot);
+
+/* Image pieces replaced by anonymous memory, pieces zeroed by writing instead, and ranges that mremap
+ * copied, in this process and those it was forked from. */
 extern _Atomic unsigned long guard_replaced, guard_zeroed, guard_moved;
 
 #endif
