@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import clonal
 from clonal.clone import launch as module
 from clonal.clone.launch import DEVNULL, PIPE, STDOUT
 from clonal.kernel import probe
-from tests.support import IS_ROOT, run_script
+from tests.support import run_script
 
 Outcome = tuple[Any, ...]
 BOTH_WAYS = ["clone3", "subprocess"]
@@ -285,38 +284,6 @@ def test_a_failed_launch_leaves_no_zombie_and_no_descriptor(way: str) -> None:
         os.waitpid(-1, os.WNOHANG)
 
 
-def test_handlers_of_fork_do_not_run() -> None:
-    if module._missing():
-        pytest.skip(f"no fast way here: {module._missing()}")
-    run_script(
-        """
-        import os, clonal
-        for when in ("before", "after_in_parent", "after_in_child"):
-            os.register_at_fork(**{when: lambda: os._exit(9)})
-        with clonal.launch(["true"]): pass
-        """
-    )
-
-
-def test_signals_meanwhile_are_handled_by_the_parent_alone() -> None:
-    """A handler that ran in the child would write to the parent's memory from another process."""
-    pids: set[int] = set()
-    old = signal.signal(signal.SIGALRM, lambda *_: pids.add(os.getpid()))
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    try:
-        deadline = time.monotonic() + 20
-        for _ in range(200):
-            with clonal.launch(["true"]) as process:
-                pass
-            assert process.returncode == 0
-            if time.monotonic() > deadline:
-                break
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
-    assert pids == {os.getpid()}
-
-
 def test_threads_launch_at_once(way: str) -> None:
     wrong: list[object] = []
 
@@ -335,28 +302,6 @@ def test_threads_launch_at_once(way: str) -> None:
     assert wrong == []
 
 
-def test_a_v2_group_holds_the_process_from_its_start() -> None:
-    if module._missing() or not IS_ROOT:
-        pytest.skip("needs root and clone3")
-    mounts = [
-        line.split()[4]
-        for line in Path("/proc/self/mountinfo").read_text().splitlines()
-        if " - cgroup2 " in line
-    ]
-    if not mounts:
-        pytest.skip("no cgroup v2 is mounted")
-    group = Path(mounts[0], f"clonal-test-{os.getpid()}")
-    group.mkdir()
-    try:
-        for given in (str(group), os.open(group, os.O_RDONLY | os.O_DIRECTORY)):
-            with clonal.launch(["cat", "/proc/self/cgroup"], stdout=PIPE, cgroup=given) as process:
-                assert process.stdout
-                assert f"0::/{group.name}\n".encode() in process.stdout.read()
-        os.close(given)  # type: ignore[arg-type]
-    finally:
-        group.rmdir()
-
-
 def test_any_other_folder_is_no_group_to_start_in(way: str, tmp_path: Path) -> None:
     v1 = probe.KERNEL.memory_cgroup
     for folder in (str(tmp_path), *([v1.path] if v1 and v1.version == 1 else [])):
@@ -373,27 +318,3 @@ def test_a_string_is_no_argument_list(argv: Any) -> None:
 def test_stdout_is_for_stderr_only() -> None:
     with pytest.raises(ValueError, match="STDOUT is for stderr only"):
         clonal.launch(["true"], stdout=STDOUT)
-
-
-def test_a_large_process_launches_where_fork_would_be_refused() -> None:
-    """Nothing is charged: with little commit left a fork fails and a launch does not."""
-    from clonal.kernel import memory
-    from tests.overcommit import overcommit_mode
-
-    with overcommit_mode(memory.OVERCOMMIT_GUESS):
-        run_script(
-            """
-            import mmap, os, clonal
-            from clonal.kernel import memory
-            info = memory.meminfo()
-            size = (info["MemTotal"] + info["SwapTotal"]) * 6 // 10 // 4096 * 4096
-            both = [mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(2)]
-            try:
-                os.fork()
-                raise SystemExit("fork was not refused")
-            except OSError as error:
-                assert error.errno == 12
-            with clonal.launch(["true"]) as process: pass
-            assert process.returncode == 0
-            """
-        )
