@@ -80,6 +80,8 @@ def finaliser_types(objects: Iterable[object]) -> dict[str, int]:
 
 
 def _unfinished(each: object) -> bool:
+    if type(each) in _IN_MEMORY:
+        return False
     if _is_a(each, _io._IOBase):
         return not _closed(each)
     for frame in ("gi_frame", "cr_frame", "ag_frame"):
