@@ -17,6 +17,7 @@ from symspellpy import SymSpell
 
 MAX_EDITS = 2
 PREFIX = 10  # letters of a word that are indexed: more of them make look-ups faster and the index larger
+WORDS = 20  # of a request
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 _speller: SymSpell | None = None
@@ -75,15 +76,15 @@ def requests(count: int, seed: int = 1) -> list[str]:
     rng = random.Random(seed)
     found: dict[str, None] = {}
     while len(found) < count:
-        found[_mistype(_walk(follow, rng.choice(starts), 12, rng), rng)] = None
+        found[_mistype(_walk(follow, starts, rng), rng)] = None
     return list(found)
 
 
-def _walk(follow: dict[str, list[str]], word: str, length: int, rng: random.Random) -> list[str]:
-    """Words of which each was seen after the one before it."""
-    words = [word]
-    while len(words) < length and words[-1] in follow:
-        words.append(rng.choice(follow[words[-1]]))
+def _walk(follow: dict[str, list[str]], starts: list[str], rng: random.Random) -> list[str]:
+    """Words of which each was seen after the one before it, unless that one ends all its pairs."""
+    words = [rng.choice(starts)]
+    while len(words) < WORDS:
+        words.append(rng.choice(follow.get(words[-1], starts)))
     return words
 
 

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def parser() -> Parser:
         usage="clonal run [options] SCRIPT [ARGS...]",
         description="Run SCRIPT as __main__ in N fresh clones of a warm template, and say what it took.",
         epilog=f"Each run finds its number, from 0, in the environment variable {job_module.INDEX_VARIABLE}. "
+        "A single run reads this command's standard input, several read none. "
         "Exit status: the script's own for one run; of several, 0 if all exited 0, else 1.",
     )
     made.add_argument("--preload", action="append", default=[], metavar="M", type=_modules,
@@ -109,6 +111,8 @@ def _template(preload: list[str], setup: str | None) -> Template:
 def _run(job: Job, preload: list[str], setup: str | None, arguments: argparse.Namespace) -> int:
     runs = arguments.n or 1
     jobs = min(arguments.j or os.cpu_count() or 1, runs)
+    if runs == 1:  # several would take each other's input
+        job = replace(job, stdin=job_module.own_stdin())
     report = RunReport(job.path, runs, jobs)
     with _template(preload, setup) as template:
         report.warmed()
@@ -152,11 +156,15 @@ def _compare(job: Job, preload: list[str], setup: str | None, arguments: argpars
     environ = strategies.environment(job.path)
     with contextlib.ExitStack() as stack:
         template = stack.enter_context(_template(preload, setup))
-        made: list[strategies.Strategy] = [strategies.Cold(environ)]
-        for warm in (strategies.Forkserver, strategies.Fork):
-            made.append(warm(environ, preload, setup))
+        made: list[strategies.Strategy] = []
+        for make in (
+            lambda: strategies.Cold(environ),
+            lambda: strategies.Forkserver(environ, preload, setup),
+            lambda: strategies.Fork(environ, preload, setup),
+            lambda: strategies.CloneOf(template),
+        ):
+            made.append(make())
             stack.callback(made[-1].close)
-        made.append(strategies.CloneOf(template))
         tick = stack.enter_context(progress(rounds * len(made)))
         rows = compare.compare(made, job, rounds, template.report.bytes_imaged, lambda name: tick(False))
     if arguments.json:

@@ -14,7 +14,7 @@ from clonal.kernel import procfs
 from clonal.report import table
 
 WORKERS = 8
-COLD_SECONDS = 12.0  # cold runs stop when they have taken this long together
+COLD_SECONDS = 8.0  # cold runs stop when they have taken this long together
 
 
 @dataclass

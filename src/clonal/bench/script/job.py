@@ -28,6 +28,7 @@ class Job:
     args: tuple[str, ...]
     code: bytes
     stdout: str | None = None  # None passes it through; "stderr" or "null" sends it there
+    stdin: str | None = None  # a path; None leaves it empty
     gate: str = ""  # where to wait, at the end, to be measured (see gate.py)
     index: int = 0
 
@@ -61,9 +62,14 @@ def make_job(path: str, args: tuple[str, ...], stdout: str | None = None) -> Job
     return Job(path, args, marshal.dumps(compile_script(path)), stdout)
 
 
+def own_stdin() -> str:
+    """This process's standard input, as a path for Job.stdin."""
+    return f"/proc/{os.getpid()}/fd/0"
+
+
 def execute(job: Job) -> Outcome:
     """Run the job in this process, which is its own and ends soon after. Never raises."""
-    _redirect(job.stdout)
+    _redirect(job.stdout, job.stdin)
     main = _become_main(job)
     code = marshal.loads(job.code)
     started = time.monotonic_ns()
@@ -85,13 +91,22 @@ def wait_at(gate: str) -> None:
             pass
 
 
-def _redirect(target: str | None) -> None:
-    if target == "stderr":
+def _redirect(stdout: str | None, stdin: str | None) -> None:
+    if stdout == "stderr":
         os.dup2(2, 1)
-    elif target == "null":
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.close(null)
+    elif stdout == "null":
+        _open_as(1, os.devnull, os.O_WRONLY)
+    if stdin is not None:
+        try:
+            _open_as(0, stdin, os.O_RDONLY)
+        except OSError:  # a socket, or closed: stays empty
+            pass
+
+
+def _open_as(number: int, path: str, flags: int) -> None:
+    fd = os.open(path, flags)
+    os.dup2(fd, number)
+    os.close(fd)
 
 
 def _become_main(job: Job) -> ModuleType:

@@ -11,12 +11,13 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import ModuleType
@@ -60,7 +61,7 @@ class Strategy(Protocol):
         """Pids of the long-lived processes the strategy keeps; their children are the runs."""
 
     def close(self) -> None:
-        """End what it keeps."""
+        """End what it keeps, and what still runs."""
 
 
 def exit_code(status: int) -> int:
@@ -76,13 +77,20 @@ class Cold:
 
     def __init__(self, environ: dict[str, str]) -> None:
         self._environ = environ
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def _popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        """In a process group of its own: Ctrl-C is for us, `close` ends what it should end."""
+        self._started = [process for process in self._started if process.returncode is None]
+        self._started.append(subprocess.Popen([sys.executable, *command], process_group=0, **options))
+        return self._started[-1]
 
     def run(self, job: Job) -> Timing:
         env = {**os.environ, jobs_module.INDEX_VARIABLE: str(job.index)}
         start = self._interpreter_start(env)
         out = {None: None, "null": subprocess.DEVNULL, "stderr": sys.stderr}[job.stdout]
         called = time.monotonic_ns()
-        process = subprocess.Popen([sys.executable, job.path, *job.args], env=env, stdout=out)
+        process = self._popen([job.path, *job.args], env=env, stdin=subprocess.DEVNULL, stdout=out)
         code = process.wait()
         return Timing(start, (time.monotonic_ns() - called) / 1e9, code)
 
@@ -99,7 +107,7 @@ class Cold:
 
     def _worker(self, job: Job) -> subprocess.Popen[bytes]:
         code = "import pickle, sys; job, run = pickle.load(sys.stdin.buffer); run(job)"
-        worker = subprocess.Popen([sys.executable, "-c", code], env=self._environ, stdin=subprocess.PIPE)
+        worker = self._popen(["-c", code], env=self._environ, stdin=subprocess.PIPE)
         assert worker.stdin is not None
         worker.stdin.write(pickle.dumps((job, execute)))
         worker.stdin.close()
@@ -109,7 +117,8 @@ class Cold:
         return []
 
     def close(self) -> None:
-        pass
+        for process in self._started:
+            kill_group(process)
 
 
 class ProcessBatch:
@@ -168,6 +177,8 @@ class Forkserver:
         return forkserver._forkserver  # multiprocessing has no public handle
 
     def close(self) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
         self._server._stop()
         resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
@@ -201,6 +212,7 @@ class Fork:
                 [sys.executable, "-m", "clonal.bench.script.forker", str(theirs.fileno())],
                 env={**environ, **warm.describe(preload, setup)},
                 pass_fds=[theirs.fileno()],
+                process_group=0,
             )
         self._connection.recv()  # warm
 
@@ -220,7 +232,15 @@ class Fork:
 
     def close(self) -> None:
         self._connection.close()
-        self._process.wait()
+        kill_group(self._process)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a group, and all of the group."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 class ForkBatch:
