@@ -36,6 +36,7 @@ class _State:
 
     frozen: list[object] = field(default_factory=list)  # immortal; oldest first
     untracked: list[object] = field(default_factory=list)  # immortal, unknown to the collector
+    writers: list[object] = field(default_factory=list)  # streams among the frozen, but the standard ones
     mortal: list[weakref.ref[object]] = field(default_factory=list)  # mortal when frozen
     mortal_ids: set[int] = field(default_factory=set)  # the same, where a type has no weak references
     unfreeze: bool = False  # a mortal heap is in the collector's frozen generation
@@ -49,6 +50,8 @@ def remember_immortal(frozen: list[object], untracked: list[object]) -> list[str
     """After the heap became immortal: finalise these at exit. Returns what could not be arranged."""
     _state.frozen = frozen
     _state.untracked += untracked
+    standard = {id(each) for each in _standard_streams()}
+    _state.writers = [each for each in frozen if _is_a(each, *_WRITERS) and id(each) not in standard]
     return _remember()
 
 
@@ -97,7 +100,10 @@ def remember_theirs(objects: Iterable[object]) -> None:
     """Mortal objects with finalisers at the freeze: clones leave them alone, but flush them even if the
     collector was told to forget them."""
     _state.mortal, _state.mortal_ids = [], set()
+    standard = {id(each) for each in _standard_streams()}
     for each in objects:
+        if id(each) in standard:
+            continue
         try:
             _state.mortal.append(weakref.ref(each))
         except TypeError:
@@ -109,10 +115,15 @@ def flush_all() -> list[str]:
 
     Runs no finaliser. Text layers come first, so that a second flush of the layer below finds nothing.
     """
+    return _flush(sorted(_open_writers(), key=_depth))
+
+
+def _flush(streams: Iterable[object]) -> list[str]:
     failed = []
-    for stream in sorted(_open_writers(), key=_depth):
+    for stream in streams:
         try:
-            stream.flush()  # type: ignore[attr-defined]
+            if not _closed(stream):
+                stream.flush()  # type: ignore[attr-defined]
         except Exception as error:
             failed.append(f"{_name(stream)} could not be flushed: {error}")
     return failed
@@ -120,7 +131,7 @@ def flush_all() -> list[str]:
 
 def _open_writers() -> list[object]:
     theirs = [ref() for ref in _state.mortal]
-    everywhere = chain(_state.frozen, theirs, _native.finalisable_objects(), _standard_streams())
+    everywhere = chain(_state.writers, theirs, _native.finalisable_objects(), _standard_streams())
     found = {id(each): each for each in everywhere if _is_a(each, *_WRITERS) and not _closed(each)}
     return list(found.values())
 
@@ -227,7 +238,14 @@ def _at_exit() -> None:
 
 def finish_clone() -> list[str]:
     """At the end of a clone, after its atexit callbacks: finalise what it made, flush the rest; what
-    could not be flushed, and why."""
-    theirs = {id(ref()) for ref in _state.mortal} | _state.mortal_ids
-    finalise_all(each for each in _native.finalisable_objects() if id(each) not in theirs)
+    could not be flushed, and why.
+
+    Most clones have nothing to do here but print, and must find that out without touching many pages.
+    """
+    ours = _native.finalisable_objects()
+    theirs = {id(each) for ref in _state.mortal if (each := ref()) is not None} | _state.mortal_ids
+    if not (ours or theirs or _state.writers):
+        return _flush((sys.stdout, sys.stderr))
+    if ours := [each for each in ours if id(each) not in theirs]:
+        finalise_all(ours)
     return flush_all()
