@@ -38,8 +38,9 @@ def forked(body):
     return json.loads(text)
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+pointer, size, integer, offset = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_long
+libc.mmap.argtypes = [pointer, size, integer, integer, integer, offset]
+libc.madvise.argtypes = [pointer, size, integer]
 libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 def region(pages, fill=7, flags=0x22, prot=3):
     address = libc.mmap(None, pages * 4096, prot, flags, -1, 0)
@@ -385,7 +386,8 @@ def test_the_image_is_sealed_closed_and_gone_with_the_process() -> None:
         HEAP
         + """
 clonal.freeze()
-links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]
+paths = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+links = [os.readlink(path) for path in paths if os.path.lexists(path)]
 assert not any("clonal" in link for link in links), links
 """,
     )
@@ -399,6 +401,81 @@ try:
     clonal.freeze(threads="kill")
 except ValueError as error:
     assert '"stop" or "refuse"' in str(error)
+else:
+    raise AssertionError
+"""
+    )
+
+
+def test_a_trial_clone_tells_which_pages_are_always_written_and_why() -> None:
+    run_script(
+        HEAP
+        + """
+counters = [bytearray(4096 * 4) for _ in range(3)]
+class Counter:
+    def __init__(self):
+        self.value = 0
+counter = Counter()
+hidden = [object() for _ in range(100_000)]
+cell = ctypes.py_object(hidden)  # reachable through ctypes too
+def warm():
+    for each in counters:
+        each[5000] += 1
+    counter.value += 1
+    return len(hidden)
+report = clonal.freeze(trial=warm)
+assert sum(report.hot.values()) > 3, report.hot
+assert any("allocator and raw data" in why or "data of" in why for why in report.hot), report.hot
+assert "always written by a clone" in str(report)
+assert counter.value == 0 and counters[0][5000] == 0
+warm()
+"""
+    )
+
+
+def test_a_reference_that_the_walk_cannot_reach_is_found_by_the_trial() -> None:
+    run_script(
+        HEAP
+        + """
+from clonal.image import heap
+if heap.why_not_immortal() is not None:
+    print(heap.why_not_immortal()); sys.exit(0)
+from clonal import _native
+strings = [str(i) + "!" for i in range(20_000)]
+for string in strings:
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(string))
+store = (ctypes.c_void_p * 20_000)(*map(id, strings))  # as an extension's own table would
+del strings, string
+def item(i):
+    return ctypes.cast(store[i], ctypes.py_object).value
+def warm():
+    return [item(i) for i in range(20_000)]
+first = clonal.freeze()
+assert not _native.is_immortal(item(7))
+report = clonal.freeze(trial=warm)
+assert any("reference count of str" in why for why in report.hot), report.hot
+assert _native.is_immortal(item(7))
+"""
+    )
+
+
+def test_a_failing_trial_shows_its_traceback_and_changes_nothing() -> None:
+    run_script(
+        HEAP
+        + """
+def warm():
+    raise KeyError("no such thing")
+try:
+    clonal.freeze(trial=warm)
+except clonal.SetupFailed as error:
+    assert "in warm" in str(error) and "no such thing" in str(error)
+else:
+    raise AssertionError
+assert not images()
+try:
+    clonal.freeze(trial=lambda: os.kill(os.getpid(), signal.SIGKILL))
+except clonal.SetupFailed as error:
+    assert "SIGKILL" in str(error), error
 else:
     raise AssertionError
 """

@@ -4,7 +4,11 @@
  * that value to everything a warm process has loaded is what lets clones read it without copying its
  * pages. The count is its own visited mark, so the walk needs no table of what it has seen.
  */
+#define _GNU_SOURCE
 #include "heap.h"
+
+#include <sys/uio.h>
+#include <unistd.h>
 
 #ifdef CLONAL_HAS_IMMORTALS
 
@@ -311,6 +315,42 @@ static PyObject *is_immortal_object(PyObject *module, PyObject *object)
     return PyBool_FromLong(is_immortal(object));
 }
 
+/* True if an object of this type still lives at the address; both may be stale. A freed block has a pointer
+ * where the count was, so the whole word must look like a count. */
+static bool is_object_at(void *address, void *type)
+{
+    struct {
+        uint64_t count;
+        void *type;
+    } head;
+    struct iovec here = {&head, sizeof head}, there = {address, sizeof head};
+    if ((uintptr_t)address % 8 || process_vm_readv(getpid(), &here, 1, &there, 1, 0) != sizeof head)
+        return false;
+    return head.type == type && head.count > 0 && head.count < UINT64_C(1) << 31;
+}
+
+/* immortalise_at([(address, type's address)]) -> how many: objects that a trial clone was seen to count
+ * references to, which the walk could not reach. */
+static PyObject *immortalise_at(PyObject *module, PyObject *pairs)
+{
+    (void)module;
+    PyObject *items = PySequence_Fast(pairs, "expected a sequence of pairs");
+    if (!items)
+        return NULL;
+    long marked = 0;
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(items); i++) {
+        unsigned long long address, type;
+        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(items, i), "KK", &address, &type))
+            break;
+        if (is_object_at((void *)address, (void *)type)) {
+            *count_of((PyObject *)address) = immortal_count();
+            marked++;
+        }
+    }
+    Py_DECREF(items);
+    return PyErr_Occurred() ? NULL : PyLong_FromLong(marked);
+}
+
 #else
 
 static PyObject *unavailable(void)
@@ -349,6 +389,13 @@ static PyObject *is_immortal_object(PyObject *module, PyObject *object)
     Py_RETURN_FALSE;
 }
 
+static PyObject *immortalise_at(PyObject *module, PyObject *pairs)
+{
+    (void)module;
+    (void)pairs;
+    return PyLong_FromLong(0);
+}
+
 #endif
 
 /* ndarray_layout_known(ndarray, probe, sentinel) -> bool */
@@ -368,6 +415,7 @@ static PyObject *ndarray_layout_known(PyObject *module, PyObject *args)
 PyMethodDef clonal_immortal_methods[] = {
     {"immortalise", immortalise, METH_VARARGS, NULL},
     {"immortal_selftest", immortal_selftest, METH_NOARGS, NULL},
+    {"immortalise_at", immortalise_at, METH_O, NULL},
     {"is_immortal", is_immortal_object, METH_O, NULL},
     {"ndarray_layout_known", ndarray_layout_known, METH_VARARGS, NULL},
     {"finalisable_objects", clonal_finalisable_objects, METH_NOARGS, NULL},

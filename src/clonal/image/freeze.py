@@ -51,7 +51,7 @@ def freeze(
     report = FreezeReport()
     _refuse_unsafe(threads, report)
     _prepare_heap(report, immortal, exclude)
-    learnt = _learn(report, trial) if trial is not None else None
+    learnt = _learn(report, trial, immortal) if trial is not None else None
     _make_image(report, hugepages, learnt.keep if learnt else [])
     report.seconds = time.perf_counter() - started
     if report.huge_bytes:
@@ -106,11 +106,16 @@ def _prepare_heap(report: FreezeReport, immortal: bool, exclude: Sequence[object
     report.degraded += found.degraded
 
 
-def _learn(report: FreezeReport, trial: Callable[[], Any]) -> Learnt:
+def _learn(report: FreezeReport, trial: Callable[[], Any], immortal: bool) -> Learnt:
+    """What a clone always writes; the references among it are to objects that the walk could not reach."""
+    from clonal import _native
+    from clonal.image import heap
     from clonal.image.trial import learn
 
     learnt = learn(trial)
     report.hot = learnt.hot
+    if immortal and heap.why_not_immortal() is None:
+        report.immortal_objects += _native.immortalise_at(learnt.mortal)
     return learnt
 
 

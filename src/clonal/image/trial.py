@@ -31,19 +31,20 @@ _OWN_ANON = bytes((flags & 0xA1) == 0x81 for flags in range(256))
 
 @dataclass(slots=True)
 class Learnt:
-    """`hot`: pages a clone wrote, by reason; `keep`: ranges to leave anonymous; `mortal`: addresses of
-    objects that reading wrote to although the heap is immortal."""
+    """`hot`: pages a clone wrote, by reason; `keep`: ranges to leave anonymous; `mortal`: (address,
+    address of the type) of objects that reading wrote to although the heap is immortal."""
 
     hot: dict[str, int] = field(default_factory=dict)
     keep: list[tuple[int, int]] = field(default_factory=list)
-    mortal: list[int] = field(default_factory=list)
+    mortal: list[tuple[int, int]] = field(default_factory=list)
 
 
 def learn(trial: Callable[[], Any]) -> Learnt:
     """Run `trial` in a forked child and find what it wrote. Raises `SetupFailed` with its traceback if it
     fails; this process is as before then."""
-    ranges = [(vma.start, vma.end) for vma in procfs.maps() if vma.private and vma.perms[:2] == "rw"]
-    before = [_flags(None, start, end, _PRESENT_ANON) for start, end in ranges]
+    vmas = [vma for vma in procfs.maps() if vma.private and vma.perms[:2] == "rw"]
+    ranges = [(vma.start, vma.end) for vma in vmas]
+    before = [_shared_pages(vma) for vma in vmas]
     pid, done, release = _start(trial)
     try:
         _await(pid, done)
@@ -53,6 +54,13 @@ def learn(trial: Callable[[], Any]) -> Learnt:
         os.close(done)
         os.close(release)  # the child ends at the end of file
         os.waitpid(pid, 0)
+
+
+def _shared_pages(vma: procfs.Vma) -> bytes:
+    """One byte a page: 1 where a fork would share something. All of a file is, present here or not."""
+    if vma.inode:
+        return b"\1" * (vma.size // procfs.PAGE)
+    return _flags(None, vma.start, vma.end, _PRESENT_ANON)
 
 
 def _start(trial: Callable[[], Any]) -> tuple[int, int, int]:
@@ -68,10 +76,11 @@ def _start(trial: Callable[[], Any]) -> tuple[int, int, int]:
         return pid, done, release
     try:
         os.close(release)
-        trial()
+        result = trial()  # held: what it refers to shows in the counts
         sys.stdout.flush()
         os.write(done_child, b"ok")
         os.read(release_child, 1)
+        del result
     except BaseException:
         text = traceback.format_exc().encode()
         os.write(done_child, text[-60_000:])
@@ -119,7 +128,7 @@ def _explain(pid: int, pages: list[int]) -> Learnt:
         for page in pages:
             words = _changed_words(mine, its, page)
             why = Counter(names.reason(address, old, learnt) for address, old in words)
-            reasons[why.most_common(1)[0][0] if why else "written with the value it had"] += 1
+            reasons[why.most_common(1)[0][0] if why else "written, but with the value it had"] += 1
     learnt.hot = dict(reasons.most_common())
     learnt.keep = names.hot_ranges(pages)
     return learnt
@@ -170,8 +179,8 @@ class _Names:
     def reason(self, address: int, words: tuple[int, int], learnt: Learnt) -> str:
         count, behind = words
         name = self.types.get(behind)
-        if name is not None and 0 < count & 0xFFFFFFFF < 1 << 31:
-            learnt.mortal.append(address)
+        if name is not None and 0 < count < 1 << 31:
+            learnt.mortal.append((address, behind))
             return f"reference count of {name}"
         at = bisect_right(self.addresses, address + GC_HEADER_WORDS * WORD) - 1
         if at >= 0 and 0 <= address - (self.addresses[at] - GC_HEADER_WORDS * WORD) < 4 * procfs.PAGE:
