@@ -58,8 +58,11 @@ static int send_all(int fd, const Py_buffer *parts, int count, PyObject *fds)
         return -1;
     for (;;) {
         ssize_t sent;
-        Py_BEGIN_ALLOW_THREADS sent = sendmsg(fd, &message, MSG_NOSIGNAL);
-        Py_END_ALLOW_THREADS if (sent >= 0) return 0;
+        PyThreadState *released = PyEval_SaveThread();
+        sent = sendmsg(fd, &message, MSG_NOSIGNAL);
+        PyEval_RestoreThread(released);
+        if (sent >= 0)
+            return 0;
         if (errno != EINTR) {
             PyErr_SetFromErrno(PyExc_OSError);
             return -1;
@@ -154,8 +157,13 @@ static PyObject *receive(int fd, int flags)
                              .msg_control = control.room,
                              .msg_controllen = sizeof control.room};
     ssize_t got;
-    Py_BEGIN_ALLOW_THREADS got = recvmsg(fd, &message, flags | MSG_CMSG_CLOEXEC);
-    Py_END_ALLOW_THREADS if (got < 0 && errno == ECONNRESET) return Py_BuildValue("(y())", "");
+    /* A peer that closes before it has read all that it was sent leaves ECONNRESET, told once and
+     * ahead of the messages it has sent itself (net/unix/af_unix.c unix_release_sock). */
+    PyThreadState *released = PyEval_SaveThread();
+    do
+        got = recvmsg(fd, &message, flags | MSG_CMSG_CLOEXEC);
+    while (got < 0 && errno == ECONNRESET);
+    PyEval_RestoreThread(released);
     if (got < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
     PyObject *fds = detach_fds(&message);
@@ -179,9 +187,11 @@ static int wait_either(int fd, int pidfd, int timeout)
     int64_t end = timeout < 0 ? 0 : monotonic_ms() + timeout;
     for (;;) {
         int ready;
-        Py_BEGIN_ALLOW_THREADS ready = poll(polled, 2, timeout);
-        Py_END_ALLOW_THREADS if (ready >= 0) return ready == 0 ? 0
-                                                               : polled[0].revents | polled[1].revents << 16;
+        PyThreadState *released = PyEval_SaveThread();
+        ready = poll(polled, 2, timeout);
+        PyEval_RestoreThread(released);
+        if (ready >= 0)
+            return ready == 0 ? 0 : polled[0].revents | polled[1].revents << 16;
         if (errno != EINTR) {
             PyErr_SetFromErrno(PyExc_OSError);
             return -1;

@@ -1,0 +1,220 @@
+"""What tests have clones do: functions that travel by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import time
+from typing import Any
+
+state: list[str] = []
+
+
+def warm() -> None:
+    """A setup: clones see what it leaves."""
+    state.append("warm")
+
+
+def failing_setup() -> None:
+    """A setup that raises."""
+    raise LookupError("no dictionary here")
+
+
+def dying_setup() -> None:
+    """A setup whose process dies."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hanging_setup() -> None:
+    """A setup that never returns."""
+    signal.pause()
+
+
+def read_state() -> list[str]:
+    return state
+
+
+def append_state(text: str) -> list[str]:
+    state.append(text)
+    return state
+
+
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+def identity(value: Any) -> Any:
+    return value
+
+
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+class Stubborn(Exception):
+    """Pickles, but cannot be built again from what it pickled."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(f"{a} and {b}")
+
+
+def fail_stubbornly() -> None:
+    raise Stubborn(1, 2)
+
+
+def unpicklable() -> Any:
+    return threading.Lock()
+
+
+def die(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+    signal.pause()
+
+
+def wait_for_ever(fd: int = -1) -> None:
+    """Says on a pipe that it has begun."""
+    if fd >= 0:
+        os.write(fd, b"x")
+    signal.pause()
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def who() -> tuple[int, int]:
+    return os.getpid(), os.getppid()
+
+
+def draw() -> float:
+    return random.random()
+
+
+def open_descriptors() -> dict[str, str]:
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            pass
+    return found
+
+
+def print_both() -> None:
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+    os.write(1, b"by the descriptor\n")
+
+
+def print_and_die() -> None:
+    print("last words")
+    os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()
+
+
+def print_much(size: int) -> None:
+    sys.stdout.write("x" * size)
+
+
+def surroundings(name: str) -> tuple[str | None, str]:
+    return os.environ.get(name), os.getcwd()
+
+
+def import_late(name: str) -> None:
+    __import__(name)
+
+
+def oom_score() -> int:
+    with open("/proc/self/oom_score_adj") as file:
+        return int(file.read())
+
+
+def file_limit() -> tuple[int, int]:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def signal_state() -> tuple[set[int], Any]:
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, [])), signal.getsignal(signal.SIGTERM)
+
+
+def leave_a_thread_writing(path: str) -> str:
+    """Returns before its thread, which is no daemon, has written."""
+
+    def write() -> None:
+        time.sleep(0.05)
+        with open(path, "a") as file:
+            file.write("thread ")
+
+    threading.Thread(target=write).start()
+    return "returned"
+
+
+def register_exits(path: str) -> None:
+    """What is registered in a clone runs at its end."""
+    import atexit
+    import weakref
+
+    def note(text: str) -> None:
+        with open(path, "a") as file:
+            file.write(text)
+
+    atexit.register(note, "atexit ")
+    weakref.finalize(register_exits, note, "finalize ")
+
+
+def buffer_a_line(path: str) -> int:
+    """Leaves a file open with unwritten data."""
+    file = open(path, "w")  # noqa: SIM115
+    file.write("buffered")
+    state.append(file)  # type: ignore[arg-type]
+    return file.fileno()
+
+
+def log_to(path: str) -> None:
+    handler = logging.handlers.MemoryHandler(100, target=logging.FileHandler(path))  # type: ignore[attr-defined]
+    logging.getLogger("clone").addHandler(handler)
+    logging.getLogger("clone").warning("kept back")
+
+
+kept: list[Any] = []
+
+
+def setup_with_exits() -> None:
+    """A setup with a temporary folder, which is the template's to remove."""
+    folder = tempfile.TemporaryDirectory(prefix="clonal-kept-")
+    kept.append(folder)
+
+
+def kept_folder() -> str:
+    name: str = kept[0].name
+    return name
+
+
+def fork_and_hold(path: str) -> int:
+    """A process forked by the clone outlives it, holding all that it inherited."""
+    pid = os.fork()
+    if pid == 0:
+        os.close(os.open(path, os.O_RDONLY))
+        os._exit(0)
+    return pid
+
+
+def draw_one(_: int) -> float:
+    return random.random()
+
+
+def fail_or_wait(what: str) -> None:
+    if what != "wait":
+        raise ValueError(what)
+    signal.pause()
+
+
+def sleep_and_return(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
