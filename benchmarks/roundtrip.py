@@ -28,7 +28,9 @@ def noop() -> None:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("rounds", type=int, nargs="?", default=20, help="batches of 20 of each kind")
     parser.add_argument("--preload", nargs="*", default=[])
     given = parser.parse_args()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import pytest
 
 from clonal.bench.article import parse_trace
@@ -13,6 +16,7 @@ from clonal.bench.words import parse_size
 from clonal.errors import Error
 from clonal.report import html
 from clonal.report.words import duration, size
+from tests.support import ROOT
 
 
 def test_a_measure_is_median_and_quartiles() -> None:
@@ -95,3 +99,30 @@ def test_a_chart_needs_two_sizes() -> None:
 def test_data_cannot_end_the_script_element() -> None:
     page = html.page("t", "c", [], {"name": "</script><b>"})
     assert page.count("</script>") == 1
+
+
+@pytest.fixture
+def targets(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("targets")
+
+
+def test_a_figure_is_judged_by_its_own_direction(targets: Any) -> None:
+    fork, private = targets.TARGETS["fork"], targets.TARGETS["private"]
+    assert [targets.Figure(fork, value).verdict for value in (20, 40, 90)] == [
+        "MISSED",
+        "reached",
+        "aim reached",
+    ]
+    assert [targets.Figure(private, value).verdict for value in (2, 0.5, 0.1)] == [
+        "MISSED",
+        "reached",
+        "aim reached",
+    ]
+    assert targets.Figure(private, None, "no memory").to_json()["verdict"] == "not measured"
+
+
+def test_an_aim_asks_more_than_the_least(targets: Any) -> None:
+    for target in targets.TARGETS.values():
+        assert target.reached(target.aim, target.at_least)
+        assert not target.reached(target.at_least, target.aim)

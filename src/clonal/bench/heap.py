@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PAGE = os.sysconf("SC_PAGESIZE")
-BUFFER = 16 << 20
+BUFFERS = 16  # a bigger heap has bigger buffers, not more: what a mapping costs is a figure of its own
 ENVIRONMENT = "CLONAL_BENCH_HEAP"
 
 
@@ -54,11 +54,13 @@ def build_records(heap: Heap, size: int) -> None:
 
 
 def build_buffers(heap: Heap, size: int) -> None:
-    pattern = bytes(range(1, 256)) * (min(size, BUFFER) // 255 + 1)
-    while size > 0:
-        length = min(size, BUFFER)
-        heap.buffers.append(bytearray(pattern[:length]))
-        size -= length
+    length = size // BUFFERS // PAGE * PAGE
+    pattern = bytes(range(1, 256)) * (PAGE // 255 + 1)
+    for _ in range(BUFFERS if length else 0):
+        buffer = bytearray(length)
+        for start in range(0, length, PAGE):
+            buffer[start : start + PAGE] = pattern[:PAGE]
+        heap.buffers.append(buffer)
 
 
 def warm(size: int | None = None, objects: float | None = None) -> Heap:

@@ -15,7 +15,7 @@ from typing import Any
 
 from clonal.bench import memory
 from clonal.bench.clock import Clock, Slot, now
-from clonal.bench.heap import BUFFER, HEAP, PAGE
+from clonal.bench.heap import HEAP, PAGE
 from clonal.bench.launchers import reap
 from clonal.bench.strategies import Strategy
 
@@ -112,7 +112,9 @@ def _span(buffer: Buffer) -> tuple[int, int]:
 
 
 def _heap_part(size: int) -> list[Buffer]:
-    return list(HEAP.buffers[: max(1, size // BUFFER)])
+    """The heap's buffers; a storm's subject has `size` bytes of them and nothing else."""
+    assert HEAP.size <= size
+    return list(HEAP.buffers)
 
 
 def _shared(size: int) -> list[Buffer]:
