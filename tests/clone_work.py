@@ -6,12 +6,16 @@ import logging
 import os
 import random
 import resource
+import select
 import signal
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
+
+import clonal
 
 state: list[str] = []
 
@@ -218,3 +222,83 @@ def fail_or_wait(what: str) -> None:
 def sleep_and_return(seconds: float) -> str:
     time.sleep(seconds)
     return "slept"
+
+
+def modules() -> set[str]:
+    return set(sys.modules)
+
+
+def attribute(module: str, name: str) -> Any:
+    return getattr(sys.modules[module], name)
+
+
+notes: list[tuple[str, int]] = []
+
+
+def register_hooks() -> None:
+    clonal.before_clone(lambda: notes.append(("before", os.getpid())))
+    clonal.in_clone(lambda: notes.append(("inside", os.getpid())))
+
+
+def register_failing_hook() -> None:
+    @clonal.in_clone
+    def connect() -> None:
+        raise ConnectionError("no database")
+
+
+def register_at_fork() -> None:
+    def note(text: str) -> None:
+        if text == "before fork" and ("before fork", os.getpid()) in notes:
+            return  # the freeze has forked too
+        notes.append((text, os.getpid()))
+
+    os.register_at_fork(before=lambda: note("before fork"), after_in_child=lambda: note("in child"))
+
+
+def hook_notes() -> tuple[int, list[tuple[str, int]]]:
+    return os.getpid(), notes
+
+
+def start_thread() -> None:
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True, name="sleeper").start()
+
+
+def open_a_connection() -> None:
+    """A connected socket that all clones would share."""
+    import socket
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    kept.append((socket.create_connection(listening.getsockname()), listening.accept()[0]))
+    listening.close()
+
+
+def wait_for_fifo(path: str) -> str:
+    os.close(os.open(path, os.O_RDONLY))
+    return "went"
+
+
+# -- what tests ask --------------------------------------------------------------------------------
+
+
+def ends(pidfd: int, seconds: float = 15) -> bool:
+    """Whether the process ends in time."""
+    return bool(select.select([pidfd], [], [], seconds)[0])
+
+
+def until(condition: Callable[[], object], seconds: float) -> bool:
+    """Whether the condition comes true in time; it does something itself, so this does not sleep."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+    return False
+
+
+def count_descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def private_bytes(pid: int) -> int:
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        fields = dict(line.split(":", 1) for line in file if ":" in line and "-" not in line.split(":")[0])
+    return int(fields["Anonymous"].split()[0]) * 1024
