@@ -302,3 +302,19 @@ def private_bytes(pid: int) -> int:
     with open(f"/proc/{pid}/smaps_rollup") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line and "-" not in line.split(":")[0])
     return int(fields["Anonymous"].split()[0]) * 1024
+
+
+PAGES = 200
+_pages = bytearray()
+
+
+def warm_pages() -> None:
+    _pages.extend(os.urandom((PAGES + 2) * 4096))
+
+
+def write_pages() -> int:
+    """Writes to every page of what the setup made; how many faults that took."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for page in range(PAGES):
+        _pages[page * 4096 + 2048] = 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

@@ -24,7 +24,8 @@ def remember_template_exit() -> None:
 def _last_finalizer() -> int:
     weakref = sys.modules.get("weakref")
     registry = weakref.finalize._registry if weakref is not None else {}
-    return max((info.index for info in registry.values()), default=-1)
+    newest = next(reversed(registry.values()), None)
+    return -1 if newest is None else newest.index
 
 
 def leave_exits_behind() -> None:

@@ -183,6 +183,9 @@ class Clone:
         """The socket ended without a word from the template, or the template did."""
         if self._template.ended(_STATUS_SECONDS):
             self._finish(TemplateDied(self._template.pid, self._template.status))
+        elif not self._pid:  # the order arrived without its socket
+            limit = "open files of the template (RLIMIT_NOFILE)"
+            self._finish(CloneRefused(limit, 1, 0, "descriptors", "raise the hard limit"))
         else:
             self._finish(CloneDied(self._pid, None))
 
