@@ -134,11 +134,21 @@ def _memory_files() -> int:
 
 
 def _cgroups() -> frozenset[str]:
-    return frozenset(folder for folder, _, _ in os.walk(_CGROUPS) if "clonal" in os.path.basename(folder))
+    """Ours by name, with no process in them: those in use may be another run's, and what lives on
+    in one of ours is found as a process."""
+    ours = (folder for folder, _, _ in os.walk(_CGROUPS) if "clonal" in os.path.basename(folder))
+    return frozenset(folder for folder in ours if _is_empty(folder))
+
+
+def _is_empty(folder: str) -> bool:
+    try:
+        return not Path(folder, "cgroup.procs").read_text()
+    except OSError:  # removed meanwhile
+        return False
 
 
 def _cgroups_that_last(before: frozenset[str]) -> frozenset[str]:
-    """Cgroups made since `before` that outlive the grace; one can go only after its members."""
+    """Empty cgroups made since `before` that outlive the grace."""
     deadline = time.monotonic() + GRACE
     while (new := _cgroups() - before) and time.monotonic() < deadline:
         select.select([], [], [], 0.05)  # cgroupfs tells nobody of a removal

@@ -146,8 +146,8 @@ def test_the_list_of_strategies_names_all() -> None:
         (["--strategies", "teleport"], "no strategy teleport"),
         (["--rounds", "0"], "at least 1"),
         (["--rounds", "few"], "invalid int"),
-        (["--plot", "x.jpg"], "ends in .png"),
-        (["--html", "/no/such/folder/x.html"], "no folder"),
+        (["--sizes", "1M", "--plot", "x.jpg"], "ends in .png"),
+        (["--sizes", "1M", "--html", "/no/such/folder/x.html"], "no folder"),
     ],
 )
 def test_a_wrong_command_line_is_answered_in_one_line(arguments: list[str], says: str) -> None:
