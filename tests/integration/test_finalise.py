@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tests.support import run_script
 
+HAS_IMMORTALS = sys.version_info >= (3, 12)
 TWINS = ["unfrozen", "mortal heap", "immortal heap", "frozen"]
 
 FREEZE = """
@@ -285,6 +288,49 @@ os._exit(0)
     for twin in TWINS[1:]:
         out = run_script(FREEZE + body, args=[twin]).stdout
         assert out == "of the clone\nwritten in the clone\ntemporary file there: True\n", twin
+
+
+def test_a_clone_that_freezes_again_finalises_what_it_made_and_not_its_templates_objects() -> None:
+    body = (
+        REPORT_FILE
+        + """
+import atexit
+class Loud:
+    def __init__(self, name): self.name = name
+    def __del__(self): say(self.name)
+theirs = Loud("of the template")
+freeze()
+if os.fork() == 0:
+    atexit._clear()          # as clones do
+    ours = Loud("of the clone")
+    freeze()
+    freeze()
+    sys.exit(0)
+os.wait()
+os._exit(0)
+"""
+    )
+    for twin in ("immortal heap", "frozen"):
+        expected = "of the clone\n" if HAS_IMMORTALS else "of the template\nof the clone\n"
+        assert run_script(FREEZE + body, args=[twin]).stdout == expected, twin
+
+
+def test_what_was_buffered_at_the_freeze_is_written_once_and_not_by_each_child() -> None:
+    body = (
+        REPORT_FILE
+        + """
+from clonal.image import heap
+file = open(write, "w", closefd=False)
+file.write("warm\\n")
+heap.prepare(without={without})
+for _ in range(3):
+    if os.fork() == 0:
+        sys.exit(0)
+    os.wait()
+"""
+    )
+    assert run_script(body.replace("{without}", "[]")).stdout == "warm\n"
+    assert run_script(body.replace("{without}", "['flush']")).stdout == "warm\n" * 4  # why it is done
 
 
 @pytest.mark.parametrize("immortal", [True, False])

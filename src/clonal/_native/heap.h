@@ -99,6 +99,7 @@ int clonal_keep_running(struct walk *walk, const struct ptr_stack *unreached);
 PyObject *clonal_finalisable_objects(PyObject *module, PyObject *unused);
 PyObject *clonal_finalise(PyObject *module, PyObject *object);
 PyObject *clonal_has_finaliser(PyObject *module, PyObject *type);
+PyObject *clonal_atexit_is_last(PyObject *module, PyObject *callback);
 PyObject *clonal_atexit_last(PyObject *module, PyObject *callback);
 
 static inline bool has_finaliser(PyTypeObject *type)

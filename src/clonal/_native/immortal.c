@@ -421,6 +421,7 @@ PyMethodDef clonal_immortal_methods[] = {
     {"finalisable_objects", clonal_finalisable_objects, METH_NOARGS, NULL},
     {"finalise", clonal_finalise, METH_O, NULL},
     {"has_finaliser", clonal_has_finaliser, METH_O, NULL},
+    {"atexit_is_last", clonal_atexit_is_last, METH_O, NULL},
     {"atexit_last", clonal_atexit_last, METH_O, NULL},
     {NULL},
 };

@@ -36,6 +36,19 @@ static bool rotate(struct atexit_state *state, PyObject *callback)
 }
 #endif
 
+/* atexit_is_last(callback) -> bool: it is registered, and runs after all others. */
+PyObject *clonal_atexit_is_last(PyObject *module, PyObject *callback)
+{
+    (void)module;
+#ifdef HAS_ATEXIT_ARRAY
+    struct atexit_state *state = &PyInterpreterState_Get()->atexit;
+    return PyBool_FromLong(state->ncallbacks && state->callbacks[0] && state->callbacks[0]->func == callback);
+#else
+    (void)callback;
+    Py_RETURN_FALSE;
+#endif
+}
+
 /* atexit_last(callback) -> bool: the callback just registered shall run after all others, those
  * registered before it too. False where that cannot be arranged: it keeps its place. */
 PyObject *clonal_atexit_last(PyObject *module, PyObject *callback)

@@ -36,6 +36,7 @@ class _State:
 
     frozen: list[object] = field(default_factory=list)  # immortal; oldest first
     untracked: list[object] = field(default_factory=list)  # immortal, unknown to the collector
+    theirs: set[int] = field(default_factory=set)  # immortal, of the template this clone came from
     writers: list[object] = field(default_factory=list)  # streams among the frozen, but the standard ones
     mortal: list[weakref.ref[object]] = field(default_factory=list)  # mortal when frozen
     mortal_ids: set[int] = field(default_factory=set)  # the same, where a type has no weak references
@@ -47,8 +48,15 @@ _state = _State()
 
 
 def remember_immortal(frozen: list[object], untracked: list[object]) -> list[str]:
-    """After the heap became immortal: finalise these at exit. Returns what could not be arranged."""
-    _state.frozen = frozen
+    """After the heap became immortal: finalise these at exit. Returns what could not be arranged.
+
+    `frozen` is all there is, `untracked` what is new. In a clone, which has forgotten the template's
+    atexit callbacks, what was frozen before remains the template's.
+    """
+    if _state.installed and not _native.atexit_is_last(_at_exit):
+        _state.theirs |= {id(each) for each in _state.frozen}
+        _state.untracked = []
+    _state.frozen = [each for each in frozen if id(each) not in _state.theirs]
     _state.untracked += untracked
     standard = {id(each) for each in _standard_streams()}
     _state.writers = [each for each in frozen if _is_a(each, *_WRITERS) and id(each) not in standard]
@@ -62,9 +70,8 @@ def remember_mortal() -> list[str]:
 
 
 def _remember() -> list[str]:
-    if _state.installed:
-        return []
     _state.installed = True
+    atexit.unregister(_at_exit)
     atexit.register(_at_exit)
     if _native.atexit_last(_at_exit):
         return []
