@@ -3,8 +3,10 @@
  * Seizes a stopped process, lets it go on, and watches its system calls between the first two changes of
  * its signal mask to and from "all blocked", which is when the C core of a freeze has the process to itself.
  * MODE error: the call is not made and returns -ERRNO. MODE unmapped: if it is an mmap over something, the
- * range is unmapped and the call returns -ENOMEM, as the kernel may do. K = 0 fails nothing.
- * Checksums every private mapping at both ends of the window. Prints one line of JSON. */
+ * range is unmapped and the call returns -ENOMEM, as the kernel may do. K = 0 fails nothing. A close is made
+ * even when it "fails", as Linux does.
+ * Checksums every private mapping at both ends of the window. Prints one line of JSON: the number of calls,
+ * their numbers in order, the one that failed, and how many mappings read differently afterwards. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
@@ -21,6 +23,7 @@
 #include <sys/wait.h>
 
 #define MOST 4096
+#define MOST_CALLS (1 << 16)
 
 struct mapping {
     uint64_t start, end, sum;
@@ -29,6 +32,7 @@ struct mapping {
 static pid_t pid;
 static struct mapping before[MOST];
 static int before_count;
+static int calls[MOST_CALLS];
 
 static void die(const char *what)
 {
@@ -167,13 +171,16 @@ int main(int argc, char **argv)
             done = true;
             continue;
         }
+        if (count < MOST_CALLS)
+            calls[count] = (int)regs.orig_rax;
         if (++count != k)
             continue;
         bool fixed = regs.orig_rax == SYS_mmap && regs.r10 & MAP_FIXED;
         if (unmapped && !fixed)
             continue;
         failed_call = regs.orig_rax;
-        regs.orig_rax = unmapped ? SYS_munmap : -1;
+        if (regs.orig_rax != SYS_close)
+            regs.orig_rax = unmapped ? SYS_munmap : -1;
         if (ptrace(PTRACE_SETREGS, pid, 0, &regs) < 0)
             die("PTRACE_SETREGS");
         next_stop(&status);
@@ -182,8 +189,10 @@ int main(int argc, char **argv)
         if (ptrace(PTRACE_SETREGS, pid, 0, &regs) < 0)
             die("PTRACE_SETREGS");
     }
-    printf(
-        "{\"count\": %d, \"call\": %ld, \"changed\": %d, \"where\": %lu, \"mappings\": %d, \"status\": %d}\n",
-        count, failed_call, differing, (unsigned long)where, before_count, status);
+    printf("{\"count\": %d, \"call\": %ld, \"changed\": %d, \"where\": %lu, \"mappings\": %d, \"status\": %d",
+           count, failed_call, differing, (unsigned long)where, before_count, status);
+    for (int i = 0; i < count && i < MOST_CALLS; i++)
+        printf("%s%d", i ? ", " : ", \"calls\": [", calls[i]);
+    printf("%s}\n", count ? "]" : "");
     return 0;
 }

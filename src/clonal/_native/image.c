@@ -176,19 +176,21 @@ static bool get_policy(uint64_t address, int *mode, unsigned long *nodes)
     return result == 0 && *mode != MPOL_DEFAULT;
 }
 
-/* Applies again what the old mapping had asked of the kernel. */
-static void carry_over(const struct vma *vma, uint64_t start, uint64_t length)
+/* Applies again what the old mapping had asked of the kernel. The image is good without, but it is told. */
+static void carry_over(struct image *image, const struct vma *vma, uint64_t start, uint64_t length)
 {
-    if (vma->dont_dump)
-        SYS(SYS_madvise, start, length, MADV_DONTDUMP);
-    if (vma->no_huge)
-        SYS(SYS_madvise, start, length, MADV_NOHUGEPAGE);
-    if (vma->mergeable)
-        SYS(SYS_madvise, start, length, MADV_MERGEABLE);
-    if (vma->random)
-        SYS(SYS_madvise, start, length, MADV_RANDOM);
+    const struct {
+        bool wanted;
+        int advice;
+    } advices[] = {{vma->dont_dump, MADV_DONTDUMP},
+                   {vma->no_huge, MADV_NOHUGEPAGE},
+                   {vma->mergeable, MADV_MERGEABLE},
+                   {vma->random, MADV_RANDOM}};
+    for (unsigned i = 0; i < sizeof advices / sizeof advices[0]; i++)
+        if (advices[i].wanted)
+            failed(image, "madvise as before", SYS(SYS_madvise, start, length, advices[i].advice));
     if (vma->pkey)
-        SYS(SYS_pkey_mprotect, start, length, vma->prot, vma->pkey);
+        failed(image, "pkey_mprotect", SYS(SYS_pkey_mprotect, start, length, vma->prot, vma->pkey));
 }
 
 static bool switch_over(struct image *image, const struct vma *vma, uint64_t start, uint64_t end)
@@ -204,9 +206,9 @@ static bool switch_over(struct image *image, const struct vma *vma, uint64_t sta
         if (!back)
             return false;
     }
-    carry_over(vma, start, end - start);
+    carry_over(image, vma, start, end - start);
     if (policy)
-        SYS(SYS_mbind, start, end - start, mode, nodes, NODE_WORDS * 64, 0);
+        failed(image, "mbind", SYS(SYS_mbind, start, end - start, mode, nodes, NODE_WORDS * 64, 0));
     image->bytes += end - start;
     return mapped >= 0;
 }
@@ -255,7 +257,8 @@ static void fence_chunks(struct image *image)
             const struct piece *p = &plan->pieces[k];
             uint64_t start = p->start > bounds[0] ? p->start : bounds[0];
             uint64_t end = p->end < bounds[1] ? p->end : bounds[1];
-            SYS(SYS_madvise, start, end - start, MADV_RANDOM);
+            failed(image, "madvise inside malloc chunks (realloc may grow the image)",
+                   SYS(SYS_madvise, start, end - start, MADV_RANDOM));
         }
     }
 }

@@ -69,8 +69,9 @@ static void on_stop(int signum, siginfo_t *info, void *context)
     };
     __atomic_fetch_add(&s->arrived, 1, __ATOMIC_ACQ_REL);
     SYS(SYS_futex, &s->arrived, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
+    struct timespec patience = {0, 100 * 1000 * 1000}; /* should the wake-up be denied */
     while (__atomic_load_n(&s->held, __ATOMIC_ACQUIRE) == held)
-        SYS(SYS_futex, &s->held, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, held, 0);
+        SYS(SYS_futex, &s->held, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, held, &patience);
 }
 
 /* Claims the highest real-time signal that nobody handles. */
@@ -194,7 +195,7 @@ static bool blocks_signal(int tid, int signum)
     long fd = SYS(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
-    struct line_reader reader = {(int)fd, state->text, sizeof state->text, 0, 0};
+    struct line_reader reader = {.fd = (int)fd, .buffer = state->text, .capacity = sizeof state->text};
     bool blocked = false;
     for (char *line; (line = read_line(&reader));)
         if (starts_with(line, "SigBlk:")) {
@@ -249,11 +250,13 @@ struct directory_entry { /* struct linux_dirent64, whose name libc hides */
     char name[];
 };
 
+static const char unreadable[] = "/proc/self/task cannot be read";
+
 static bool has_ended(int tid)
 {
     char path[64] = "/proc/self/task/";
     *append_number(path + 16, tid) = '\0';
-    return SYS(SYS_faccessat, AT_FDCWD, path, 0) < 0;
+    return SYS(SYS_faccessat, AT_FDCWD, path, 0) == -ENOENT;
 }
 
 /* Signals thread `tid` and waits for it. Returns NULL if it is stopped or has ended, else why it could not be
@@ -282,8 +285,8 @@ static const char *stop_one(int tid)
 static int stop_listed(int directory, int self, struct stop_result *result)
 {
     int before = state->arrived;
-    SYS(SYS_lseek, directory, 0, 0);
-    for (long got; (got = SYS(SYS_getdents64, directory, state->listing, sizeof state->listing)) > 0;) {
+    long got = SYS(SYS_lseek, directory, 0, 0);
+    while (got >= 0 && (got = SYS(SYS_getdents64, directory, state->listing, sizeof state->listing)) > 0) {
         for (long at = 0; at < got;) {
             struct directory_entry *entry = (void *)(state->listing + at);
             at += entry->length;
@@ -298,6 +301,10 @@ static int stop_listed(int directory, int self, struct stop_result *result)
         }
     }
     result->failed_tid = 0;
+    if (got < 0) { /* who was not listed runs on */
+        result->failed_reason = unreadable;
+        return -1;
+    }
     return state->arrived - before;
 }
 
@@ -308,9 +315,9 @@ int stop_threads(struct stop_result *result)
     __atomic_store_n(&state->held, ++state->stops, __ATOMIC_RELEASE);
     int self = (int)sys6(SYS_gettid, 0, 0, 0, 0, 0, 0);
     long directory = SYS(SYS_openat, AT_FDCWD, "/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int fresh = directory < 0 ? -1 : 1;
+    int fresh = directory < 0 || self <= 0 ? -1 : 1; /* not knowing itself it would wait for itself */
     if (fresh < 0)
-        result->failed_reason = "/proc/self/task cannot be read";
+        result->failed_reason = unreadable;
     while (fresh > 0) /* a thread not yet stopped may have started others */
         fresh = stop_listed((int)directory, self, result);
     if (directory >= 0)

@@ -12,6 +12,8 @@ static bool refill(struct line_reader *reader)
     if (rest + 1 >= reader->capacity)
         return false;
     long got = SYS(SYS_read, reader->fd, reader->buffer + rest, reader->capacity - 1 - rest);
+    if (got < 0)
+        reader->error = got;
     if (got <= 0)
         return false;
     reader->length += got;
@@ -34,7 +36,7 @@ char *read_line(struct line_reader *reader)
         if (!refill(reader))
             break;
     }
-    if (reader->position == reader->length)
+    if (reader->error || reader->position == reader->length)
         return NULL;
     char *line = reader->buffer + reader->position;
     reader->buffer[reader->length] = '\0';

@@ -11,10 +11,11 @@ struct line_reader {
     int fd;
     char *buffer;
     size_t capacity, length, position;
+    long error; /* negative errno of a read that failed; the end is not the file's then */
 };
 
 /* The next line, NUL-terminated in place of its newline, or NULL at the end. A longer line than the
- * buffer is cut. */
+ * buffer is cut. NULL after a read that failed, too: see `error`. */
 char *read_line(struct line_reader *reader);
 
 /* Parses digits of `base` (10 or 16) at *text, moves *text behind them. */

@@ -109,7 +109,7 @@ long read_vmas(struct vma *vmas, long capacity, char *buffer, unsigned long buff
     long fd = SYS(SYS_openat, AT_FDCWD, "/proc/self/smaps", O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return fd;
-    struct line_reader reader = {(int)fd, buffer, buffer_size, 0, 0};
+    struct line_reader reader = {.fd = (int)fd, .buffer = buffer, .capacity = buffer_size};
     long count = 0;
     for (char *line; (line = read_line(&reader));) {
         bool header = (*line >= '0' && *line <= '9') || (*line >= 'a' && *line <= 'f');
@@ -123,5 +123,7 @@ long read_vmas(struct vma *vmas, long capacity, char *buffer, unsigned long buff
             parse_field(line, &vmas[count - 1]);
     }
     SYS(SYS_close, fd);
+    if (count >= 0 && reader.error) /* what a half-read record forbids is not known */
+        count = reader.error;
     return count;
 }

@@ -90,6 +90,8 @@ def _refuse_unsafe(threads: str, report: FreezeReport) -> None:
 def _unstoppable(tid: int, reason: str) -> str:
     from clonal.image import checks
 
+    if not tid:
+        return f"threads cannot be stopped: {reason}"
     return f"thread {checks.thread_name(tid)} cannot be stopped: {reason}; end it before the freeze"
 
 
@@ -161,7 +163,7 @@ def _account(report: FreezeReport, found: dict[str, Any]) -> None:
     """Adds what one run of the C core did to the report, and its file to the generations."""
     from clonal.image import core, generations
 
-    if found["failed_tid"]:  # it was stoppable a moment ago
+    if found["failed_reason"]:  # it was stoppable a moment ago
         raise FreezeRefused([_unstoppable(found["failed_tid"], found["failed_reason"])])
     report.bytes_imaged += found["bytes"]
     report.huge_bytes += found["huge_bytes"]
@@ -178,7 +180,7 @@ def _account(report: FreezeReport, found: dict[str, Any]) -> None:
         )
     if found["image_errno"]:
         reason = f"{found['image_call']}: {_errno_text(found['image_errno'])}"
-        report.degraded.append(f"{reason}; what was not yet imaged stays as it was")
+        report.degraded.append(f"{reason}; the image is good, what it does not hold stays as it was")
     if found["inode"]:
         generations.add(found["inode"], found["file_bytes"])
     report.old_generations = generations.older(found["inode"])
