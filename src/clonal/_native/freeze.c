@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define VMA_CAPACITY (1l << 17)
@@ -282,6 +281,27 @@ static PyObject *report(const struct job *job)
         job->stopped.failed_tid, "failed_reason", job->stopped.failed_reason);
 }
 
+/* Maps what the freeze writes to, a VMA of its own whatever lies beside it. 0, or -1 with errno. */
+static int map_scratch(struct job *job)
+{
+    struct scratch *scratch = mmap(NULL, sizeof *scratch, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (scratch == MAP_FAILED)
+        return -1;
+    madvise(scratch, sizeof *scratch, MADV_NOHUGEPAGE);
+    madvise(scratch, sizeof *scratch, MADV_DONTDUMP);
+    job->scratch = scratch;
+    struct plan *plan = &job->plan;
+    plan->keep = scratch->keep;
+    plan->vmas = scratch->vmas;
+    plan->pieces = scratch->pieces, plan->piece_capacity = PIECE_CAPACITY;
+    plan->chunks = scratch->chunks, plan->chunk_capacity = CHUNK_CAPACITY;
+    plan->drops = scratch->drops, plan->drop_capacity = DROP_CAPACITY;
+    plan->entries = scratch->entries;
+    plan->classes = scratch->classes;
+    return 0;
+}
+
 PyDoc_STRVAR(freeze_doc,
              "freeze(*, page, block, huge, compact, gap, keep, reserve, numa, max_vmas, stop, fence)\n--\n\n"
              "Move this process's private pages into a sealed memory file mapped at the same addresses.\n"
@@ -299,21 +319,12 @@ static PyObject *py_freeze(PyObject *self, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KKpplOpplpp", names, &page, &block, &huge, &compact,
                                      &job.plan.gap, &keep, &reserve, &numa, &job.max_vmas, &job.stop, &fence))
         return NULL;
-    void *memory = mmap(NULL, sizeof *job.scratch, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    madvise(memory, sizeof *job.scratch, MADV_NOHUGEPAGE);
-    madvise(memory, sizeof *job.scratch, MADV_DONTDUMP); /* a VMA of its own, whatever lies beside it */
-    struct scratch *scratch = job.scratch = memory;
     struct plan *plan = &job.plan;
     plan->page = page, plan->block = block, plan->huge = huge, plan->compact = compact;
-    plan->keep = scratch->keep, plan->vmas = scratch->vmas, plan->pieces = scratch->pieces;
-    plan->chunks = scratch->chunks, plan->drops = scratch->drops, plan->entries = scratch->entries;
-    plan->classes = scratch->classes, plan->piece_capacity = PIECE_CAPACITY;
-    plan->chunk_capacity = CHUNK_CAPACITY, plan->drop_capacity = DROP_CAPACITY;
     job.image =
         (struct image){.plan = plan, .reserve = reserve, .numa = numa, .guard_chunks = fence, .memfd = -1};
+    if (map_scratch(&job) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
     PyObject *result = NULL;
     if (read_ranges(&job, keep) == 0) {
         int status = job.stop ? stop_prepare() : 0;
@@ -325,7 +336,7 @@ static PyObject *py_freeze(PyObject *self, PyObject *args, PyObject *kwargs)
             close(plan->pagemap);
         result = report(&job);
     }
-    munmap(memory, sizeof *job.scratch);
+    munmap(job.scratch, sizeof *job.scratch);
     return result;
 }
 
@@ -354,82 +365,8 @@ static PyObject *py_try_stop(PyObject *self, PyObject *ignored)
     return Py_BuildValue("(is)", result.failed_tid, result.failed_reason);
 }
 
-PyDoc_STRVAR(
-    quiesce_doc,
-    "quiesce()\n--\n\nRun the fork handlers of all libraries, by a child that exits at once: thread\n"
-    "pools with such handlers (OpenBLAS) stop. Raises OSError if fork fails.");
-
-static PyObject *py_quiesce(PyObject *self, PyObject *ignored)
-{
-    (void)self, (void)ignored;
-    sigset_t child, old, pending;
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    pthread_sigmask(SIG_BLOCK, &child, &old);
-    sigpending(&pending);
-    pid_t pid = fork();
-    if (pid == 0)
-        _exit(0);
-    int error = errno;
-    if (pid > 0) {
-        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-            ;
-        /* Nobody but us may see that this child ended. */
-        struct timespec zero = {0, 0};
-        if (!sigismember(&pending, SIGCHLD))
-            sigtimedwait(&child, NULL, &zero);
-    }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (pid < 0) {
-        errno = error;
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    Py_RETURN_NONE;
-}
-
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
-
-PyDoc_STRVAR(collapse_doc,
-             "collapse(page, block)\n--\n\nBack the private memory of this process by huge pages where it "
-             "is, without\n"
-             "moving it. Returns (bytes now huge, bytes refused). Raises OSError if smaps cannot be read.");
-
-static PyObject *py_collapse(PyObject *self, PyObject *args)
-{
-    unsigned long long page, block, done = 0, refused = 0;
-    (void)self;
-    if (!PyArg_ParseTuple(args, "KK", &page, &block))
-        return NULL;
-    struct scratch *scratch = mmap(NULL, sizeof *scratch, PROT_READ | PROT_WRITE,
-                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (scratch == MAP_FAILED)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    long count = read_vmas(scratch->vmas, VMA_CAPACITY, scratch->text, TEXT_BYTES);
-    for (long i = 0; i < count; i++) {
-        const struct vma *vma = &scratch->vmas[i];
-        if (vma->keep != KEEP_NONE || vma->kind != VMA_ANON || vma->anonymous * 2 < vma->end - vma->start)
-            continue;
-        for (uint64_t at = (vma->start + block - 1) / block * block; at + block <= vma->end; at += block) {
-            if (madvise((void *)at, block, MADV_COLLAPSE) == 0)
-                done += block;
-            else
-                refused += block;
-        }
-    }
-    munmap(scratch, sizeof *scratch);
-    if (count < 0) {
-        errno = (int)-count;
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    return Py_BuildValue("(KK)", done, refused);
-}
-
 PyMethodDef clonal_image_methods[] = {
     {"freeze", (PyCFunction)(void (*)(void))py_freeze, METH_VARARGS | METH_KEYWORDS, freeze_doc},
     {"try_stop", py_try_stop, METH_NOARGS, try_stop_doc},
-    {"quiesce", py_quiesce, METH_NOARGS, quiesce_doc},
-    {"collapse", py_collapse, METH_VARARGS, collapse_doc},
     {NULL},
 };

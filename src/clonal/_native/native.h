@@ -7,7 +7,8 @@
 #include <stdint.h>
 
 /* Each topic file defines one method table ending in {NULL}; module.c adds them all. */
-extern PyMethodDef clonal_image_methods[];     /* image.c: freeze */
+extern PyMethodDef clonal_image_methods[];     /* freeze.c: the image */
+extern PyMethodDef clonal_in_place_methods[];  /* in_place.c: what needs no image */
 extern PyMethodDef clonal_immortal_methods[];  /* immortal.c: immortalise, self-test */
 extern PyMethodDef clonal_pools_methods[];     /* pools.c: detach half-used allocator pools */
 extern PyMethodDef clonal_serve_methods[];     /* serve.c: the template's wait loop */
