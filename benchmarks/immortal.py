@@ -2,8 +2,9 @@
 
     python benchmarks/immortal.py [objects, 3000000 by default]
 
-Each round is a fresh process, for a heap becomes immortal only once. `again` is a second freeze with
-nothing new: a sweep over the collector's objects.
+Each round is a fresh process, for a heap becomes immortal only once. `freeze again` is a second freeze
+with nothing new: a sweep over the collector's objects. Seconds are those of the thread's CPU time, so
+that a busy machine changes the result less; the wall clock is shown beside it.
 """
 
 from __future__ import annotations
@@ -35,40 +36,33 @@ def build(objects: int) -> None:
     WARM.extend(Record(i) for i in range(objects // 6))
 
 
-def freeze(*without: str) -> tuple[int, float]:
-    start = time.perf_counter()
+def freeze(*without: str) -> tuple[int, float, float]:
+    """Objects marked, CPU seconds, wall seconds."""
+    wall, start = time.perf_counter(), time.thread_time()
     report = heap.prepare(without=["collect", "flush", "pools", "trim", *without])
-    return report.immortal_objects, time.perf_counter() - start
+    return report.immortal_objects, time.thread_time() - start, time.perf_counter() - wall
 
 
-def once(objects: int) -> None:
-    """One round: prints objects marked, seconds of the walk, of hashing, of a second freeze."""
+def once(objects: int, *without: str) -> None:
+    """One round: prints objects marked, then CPU and wall seconds of the freeze and of a second one."""
     build(objects)
     heap.why_not_immortal()
     gc.collect()
-    marked, walk = freeze("hashes")
-    _, again = freeze("hashes")
-    print(marked, walk, again)
+    marked, *first = freeze(*without)
+    _, *second = freeze(*without)
+    print(marked, *first, *second)
 
 
-def hashed(objects: int) -> None:
-    """One round with hashes: prints objects marked and seconds."""
-    build(objects)
-    heap.why_not_immortal()
-    gc.collect()
-    print(*freeze())
-
-
-def rounds(mode: str, objects: int) -> list[list[float]]:
-    command = [sys.executable, __file__, mode, str(objects)]
+def rounds(objects: int, *without: str) -> list[list[float]]:
+    command = [sys.executable, __file__, str(objects), "once", *without]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(ROUNDS)]
     return [[float(number) for number in run.stdout.split()] for run in runs]
 
 
-def line(name: str, count: float, seconds: list[float]) -> str:
-    rates = sorted(count / each / 1e6 for each in seconds)
-    spread = f"{rates[0]:.1f} to {rates[-1]:.1f}"
-    return f"{name:24} {statistics.median(rates):6.1f} M objects/s   ({spread}; {min(seconds) * 1e3:.0f} ms)"
+def line(name: str, count: float, cpu: list[float], wall: list[float]) -> str:
+    rates = sorted(count / each / 1e6 for each in cpu)
+    rate = f"{statistics.median(rates):6.1f} M objects/s ({rates[0]:.1f} to {rates[-1]:.1f})"
+    return f"{name:16} {rate:38} wall {statistics.median(wall) * 1e3:.0f} ms"
 
 
 def processor() -> str:
@@ -78,19 +72,19 @@ def processor() -> str:
 
 
 def main() -> None:
-    if len(sys.argv) == 3:
-        {"once": once, "hashed": hashed}[sys.argv[1]](int(sys.argv[2]))
+    objects = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000_000
+    if "once" in sys.argv:
+        once(objects, *sys.argv[3:])
         return
     if reason := heap.why_not_immortal():
         sys.exit(f"nothing to measure: {reason}")
-    objects = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000_000
     print(f"CPython {platform.python_version()}, Linux {platform.release()}, {processor()}")
-    plain, hashing = rounds("once", objects), rounds("hashed", objects)
+    plain, hashing = rounds(objects, "hashes"), rounds(objects)
     count = plain[0][0]
-    print(f"{count:,.0f} objects, {ROUNDS} rounds, median (range; best)")
-    print(line("walk", count, [walk for _, walk, _ in plain]))
-    print(line("walk and hashes", count, [seconds for _, seconds in hashing]))
-    print(line("freeze again", count, [again for *_, again in plain]))
+    print(f"{count:,.0f} objects, {ROUNDS} rounds, median (range)")
+    print(line("walk", count, [each[1] for each in plain], [each[2] for each in plain]))
+    print(line("walk and hashes", count, [each[1] for each in hashing], [each[2] for each in hashing]))
+    print(line("freeze again", count, [each[3] for each in plain], [each[4] for each in plain]))
 
 
 if __name__ == "__main__":
