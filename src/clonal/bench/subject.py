@@ -1,6 +1,6 @@
 """A subject: a fresh process with one heap and one strategy, driven by JSON lines.
 
-    python -c 'from clonal.bench.subject import main; main()' '{"strategy": "fork", "size": 67108864, "objects": 0.5, ...}'
+    python -c 'from clonal.bench.subject import main; main()' '{"strategy": "fork", ...}'
 
 It never runs inside the driver, because a freeze cannot be undone. Commands come on standard input,
 answers go to what standard output was at the start; what libraries print goes to standard error.
