@@ -29,7 +29,7 @@ test:  ## lint, and all tests on the newest and the oldest CPython found (ARGS= 
 soak:  ## the long tests: all of CPython's suites, kill storms, 100,000 clones
 	@scripts/preflight --tests
 	@scripts/venv .venv newest dev >/dev/null
-	@.venv/bin/python -m pytest -m soak $(ARGS)
+	@.venv/bin/python -m pytest -m soak -s -o faulthandler_timeout=0 $(ARGS)
 
 lint: preflight  ## style, types, layers, C warnings
 	@scripts/venv .venv newest dev >/dev/null
