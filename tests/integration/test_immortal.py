@@ -136,6 +136,27 @@ assert copied_by_clone(gc.collect, pages) < len(pages) * 0.01
     )
 
 
+def test_many_objects_kept_mortal_are_hidden_from_the_collector_of_clones_until_exit() -> None:
+    out = run(
+        """
+class Loud:
+    def __del__(self): print("del", flush=True)
+def main():
+    lists, loud = [[i] for i in range(100_000)], Loud()
+    loud.me = loud                               # only the collector can end it
+    pages = pages_of(lists)
+    heap.prepare()
+    assert not immortal(lists[5]) and not immortal(loud)
+    assert copied_by_clone(gc.collect, pages) < len(pages) * 0.01
+immortal = _native.is_immortal
+main()
+gc.collect()
+print("exit", flush=True)
+"""
+    )
+    assert out == "exit\ndel\n"
+
+
 def test_without_versions_given_at_the_freeze_a_clone_copies_the_types_it_uses() -> None:
     body = """
 kinds = [type("Kind%d" % i, (), {{}}) for i in range(500)]

@@ -81,9 +81,13 @@ struct walk {
     size_t turn;
     PyTypeObject *ndarray; /* borrowed, NULL if numpy is not loaded or looks unfamiliar */
     uint32_t count;        /* what marks an object as immortal */
-    size_t marked, hashes, kept_running, kept_half_built, kept_excluded, gc_objects;
+    size_t marked, hashes, kept_running, kept_excluded;
     bool fill_caches, failed;
 };
+
+/* selftest.c */
+uint32_t clonal_immortal_count(void);
+PyObject *clonal_immortal_selftest(PyObject *module, PyObject *unused);
 
 /* walk.c: children of any object, marking. */
 int clonal_visit_children(PyObject *object, struct walk *walk, visitproc visit, void *arg);

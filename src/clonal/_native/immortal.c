@@ -14,11 +14,6 @@
 
 PyObject *clonal_interned_strings(void);
 
-static uint32_t immortal_count(void)
-{
-    return *count_of(Py_None);
-}
-
 /* ---- the walk's stages ---- */
 
 static void mark_interned_strings(struct walk *walk)
@@ -104,6 +99,7 @@ static void mark_since_last_freeze(struct walk *walk)
 struct collect {
     struct walk *walk;
     struct ptr_stack unreached;   /* not marked yet */
+    struct ptr_stack kept;        /* of these, those that stay mortal */
     struct ptr_stack finalisable; /* marked, with a finaliser; oldest first, then those C code holds */
 };
 
@@ -142,18 +138,28 @@ static int call_gc(const char *method)
     return done ? 0 : -1;
 }
 
+static void collect_kept(struct walk *walk, struct collect *collect)
+{
+    for (size_t i = 0; i < collect->unreached.n; i++) {
+        PyObject *object = collect->unreached.items[i];
+        if (!is_immortal(object) && PyObject_GC_IsTracked(object))
+            walk->failed |= !stack_push(&collect->kept, object);
+    }
+}
+
+/* Beyond this many the collector of each clone would copy more by visiting the objects kept back than it
+ * could ever free; they stay frozen with the others until the process ends. */
+enum { MANY_KEPT = 50000 };
+
 /* gc.freeze(), and the objects kept back given to the collector again: they can still become garbage,
  * and at exit they are finalised as ever. */
-static int freeze_collector(struct ptr_stack *unreached)
+static int freeze_collector(struct collect *collect)
 {
     if (call_gc("freeze") < 0)
         return -1;
-    for (size_t i = 0; i < unreached->n; i++) {
-        PyObject *object = unreached->items[i];
-        if (is_immortal(object) || !PyObject_GC_IsTracked(object))
-            continue;
-        PyObject_GC_UnTrack(object);
-        PyObject_GC_Track(object);
+    for (size_t i = 0; collect->kept.n <= MANY_KEPT && i < collect->kept.n; i++) {
+        PyObject_GC_UnTrack(collect->kept.items[i]);
+        PyObject_GC_Track(collect->kept.items[i]);
     }
     return 0;
 }
@@ -182,19 +188,33 @@ static PyObject *list_of(const struct ptr_stack *stack)
     return list;
 }
 
-static PyObject *result_of(const struct walk *walk, const struct ptr_stack *finalisable)
+/* Those of the kept objects that have a finaliser, as an ordinary list. */
+static PyObject *kept_finalisable(const struct ptr_stack *kept)
 {
-    PyObject *known = list_of(finalisable), *unknown = list_of(&walk->finalisable);
-    if (!known || !unknown) {
-        Py_XDECREF(known);
-        Py_XDECREF(unknown);
-        return NULL;
-    }
-    return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:N,s:N}", "marked", (Py_ssize_t)walk->marked, "hashes",
-                         (Py_ssize_t)walk->hashes, "kept_running", (Py_ssize_t)walk->kept_running,
-                         "kept_half_built", (Py_ssize_t)walk->kept_half_built, "kept_excluded",
-                         (Py_ssize_t)walk->kept_excluded, "finalisable", known, "finalisable_untracked",
-                         unknown);
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list && i < kept->n; i++)
+        if (has_finaliser(Py_TYPE(kept->items[i])) && PyList_Append(list, kept->items[i]) < 0)
+            Py_CLEAR(list);
+    return list;
+}
+
+static PyObject *result_of(const struct walk *walk, const struct collect *collect)
+{
+    PyObject *known = list_of(&collect->finalisable), *unknown = list_of(&walk->finalisable);
+    PyObject *kept = kept_finalisable(&collect->kept), *hidden = NULL, *result = NULL;
+    if (known && unknown && kept)
+        hidden = PyBool_FromLong(collect->kept.n > MANY_KEPT);
+    if (hidden)
+        result =
+            Py_BuildValue("{s:n,s:n,s:n,s:n,s:O,s:O,s:O,s:O}", "marked", (Py_ssize_t)walk->marked, "hashes",
+                          (Py_ssize_t)walk->hashes, "kept_running", (Py_ssize_t)walk->kept_running,
+                          "kept_excluded", (Py_ssize_t)walk->kept_excluded, "finalisable", known,
+                          "finalisable_untracked", unknown, "kept_finalisable", kept, "kept_hidden", hidden);
+    Py_XDECREF(known);
+    Py_XDECREF(unknown);
+    Py_XDECREF(kept);
+    Py_XDECREF(hidden);
+    return result;
 }
 
 static bool frozen_before; /* some objects that are immortal now have been given others since */
@@ -209,7 +229,7 @@ static PyObject *immortalise(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "O!O!O!pO", &PyTuple_Type, &all_types, &PyTuple_Type, &objects, &PyTuple_Type,
                           &types, &hashes, &ndarray))
         return NULL;
-    struct walk walk = {.count = immortal_count(), .fill_caches = hashes};
+    struct walk walk = {.count = clonal_immortal_count(), .fill_caches = hashes};
     struct collect collect = {.walk = &walk};
     walk.ndarray = PyType_Check(ndarray) ? (PyTypeObject *)ndarray : NULL;
     if (fill_set(&walk.kept, objects) < 0 || fill_set(&walk.types, types) < 0)
@@ -221,10 +241,11 @@ static PyObject *immortalise(PyObject *module, PyObject *args)
     mark_roots(&walk, all_types);
     mark_unreached(&walk, &collect);
     frozen_before = true;
+    collect_kept(&walk, &collect);
     if (walk.failed)
         PyErr_NoMemory();
-    else if (freeze_collector(&collect.unreached) == 0)
-        result = result_of(&walk, &collect.finalisable);
+    else if (freeze_collector(&collect) == 0)
+        result = result_of(&walk, &collect);
 out:
     clonal_set_free(&walk.kept);
     clonal_set_free(&walk.types);
@@ -232,80 +253,9 @@ out:
     clonal_stack_free(&walk.running);
     clonal_stack_free(&walk.finalisable);
     clonal_stack_free(&collect.unreached);
+    clonal_stack_free(&collect.kept);
     clonal_stack_free(&collect.finalisable);
     return result;
-}
-
-/* ---- self-test ---- */
-
-static const char holding[] = "held = [x for _ in range(100)]\n"
-                              "more = [(x, x) for _ in range(100)]\n"
-                              "def pass_on(a, depth=20):\n"
-                              "    b = a\n"
-                              "    return pass_on(b, depth - 1) if depth else held.append(b)\n"
-                              "for _ in range(50): pass_on(x)\n"
-                              "table = {i: x for i in range(100)}\n";
-static const char dropping[] = "held.clear(); more.clear(); table.clear()\n";
-
-/* 0 if `code`, run with x = `object`, left the whole count of `object` as it was. */
-static int count_survives(PyObject *globals, PyObject *object, const char *code)
-{
-    Py_ssize_t before = object->ob_refcnt;
-    PyObject *done = PyRun_String(code, Py_file_input, globals, globals);
-    Py_XDECREF(done);
-    return done && object->ob_refcnt == before ? 0 : -1;
-}
-
-/* The same through the C API, inline and as functions, out of balance on purpose. */
-static int count_survives_c(PyObject *object)
-{
-    Py_ssize_t before = object->ob_refcnt;
-    bool same = true;
-    for (int i = 0; i < 3; i++) {
-        Py_INCREF(object);
-        Py_IncRef(object);
-        same &= object->ob_refcnt == before;
-    }
-    for (int i = 0; i < 9; i++) {
-        Py_DECREF(object);
-        Py_DecRef(object);
-        same &= object->ob_refcnt == before;
-    }
-    return same ? 0 : -1;
-}
-
-/* `object` is consumed: it stays, immortal. NULL and -1 if an error is set. */
-static int test_object(PyObject *object)
-{
-    PyObject *globals = object ? PyDict_New() : NULL;
-    if (!globals)
-        return -1;
-    int result = -1;
-    *count_of(object) = immortal_count();
-    if (PyDict_SetItemString(globals, "__builtins__", PyEval_GetBuiltins()) == 0 &&
-        PyDict_SetItemString(globals, "x", object) == 0)
-        result = count_survives(globals, object, holding) || count_survives(globals, object, dropping) ||
-                 count_survives_c(object);
-    Py_DECREF(globals);
-    return result ? -1 : 0;
-}
-
-/* immortal_selftest() -> None, or why this interpreter cannot have an immortal heap. Leaves a few
- * small objects behind. */
-static PyObject *immortal_selftest(PyObject *module, PyObject *unused)
-{
-    (void)module;
-    (void)unused;
-    if ((int32_t)immortal_count() >= 0)
-        return PyUnicode_FromString("None is not immortal in this interpreter; image only");
-    int bad = test_object(PyFloat_FromDouble(0.1234)) || test_object(PyList_New(3)) ||
-              test_object(PyUnicode_FromString("not interned")) || test_object(PyLong_FromLong(1L << 40)) ||
-              test_object(Py_BuildValue("(ii)", 1, 2)) || test_object(PyDict_New());
-    if (PyErr_Occurred())
-        return NULL;
-    if (bad)
-        return PyUnicode_FromString("this interpreter writes the count of immortal objects; image only");
-    Py_RETURN_NONE;
 }
 
 /* is_immortal(object) -> bool */
@@ -343,7 +293,7 @@ static PyObject *immortalise_at(PyObject *module, PyObject *pairs)
         if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(items, i), "KK", &address, &type))
             break;
         if (is_object_at((void *)address, (void *)type)) {
-            *count_of((PyObject *)address) = immortal_count();
+            *count_of((PyObject *)address) = clonal_immortal_count();
             marked++;
         }
     }
@@ -353,30 +303,10 @@ static PyObject *immortalise_at(PyObject *module, PyObject *pairs)
 
 #else
 
-static PyObject *unavailable(void)
-{
-#ifdef Py_GIL_DISABLED
-    return PyUnicode_FromString("free-threaded builds count references per thread; image only");
-#elif PY_VERSION_HEX < 0x030C0000
-    return PyUnicode_FromFormat("CPython %d.%d has no immortal objects (PEP 683); image only",
-                                PY_MAJOR_VERSION, PY_MINOR_VERSION);
-#else
-    return PyUnicode_FromString("immortal objects are known for 64-bit builds only; image only");
-#endif
-}
-
-static PyObject *immortal_selftest(PyObject *module, PyObject *unused)
-{
-    (void)module;
-    (void)unused;
-    return unavailable();
-}
-
 static PyObject *immortalise(PyObject *module, PyObject *args)
 {
-    (void)module;
     (void)args;
-    PyObject *why = unavailable();
+    PyObject *why = clonal_immortal_selftest(module, NULL);
     PyErr_SetObject(PyExc_RuntimeError, why);
     Py_XDECREF(why);
     return NULL;
@@ -414,7 +344,7 @@ static PyObject *ndarray_layout_known(PyObject *module, PyObject *args)
 
 PyMethodDef clonal_immortal_methods[] = {
     {"immortalise", immortalise, METH_VARARGS, NULL},
-    {"immortal_selftest", immortal_selftest, METH_NOARGS, NULL},
+    {"immortal_selftest", clonal_immortal_selftest, METH_NOARGS, NULL},
     {"immortalise_at", immortalise_at, METH_O, NULL},
     {"is_immortal", is_immortal_object, METH_O, NULL},
     {"ndarray_layout_known", ndarray_layout_known, METH_VARARGS, NULL},

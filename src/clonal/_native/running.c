@@ -122,10 +122,8 @@ static void keep_half_built(struct scan *scan, const struct ptr_stack *unreached
         clonal_visit_children(unreached->items[i], scan->walk, note_reference, &refer);
     for (size_t i = 0; i < refer.suspects.cap; i++) {
         PyObject *suspect = (PyObject *)refer.suspects.slots[i];
-        if (suspect && !set_has(&refer.referred, suspect)) {
+        if (suspect && !set_has(&refer.referred, suspect))
             keep(suspect, scan);
-            scan->walk->kept_half_built++;
-        }
     }
     scan->walk->failed |= refer.failed;
     clonal_set_free(&refer.suspects);

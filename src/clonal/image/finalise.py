@@ -47,12 +47,14 @@ class _State:
 _state = _State()
 
 
-def remember_immortal(frozen: list[object], untracked: list[object]) -> list[str]:
+def remember_immortal(frozen: list[object], untracked: list[object], *, unfreeze: bool) -> list[str]:
     """After the heap became immortal: finalise these at exit. Returns what could not be arranged.
 
     `frozen` is all there is, `untracked` what is new. In a clone, which has forgotten the template's
-    atexit callbacks, what was frozen before remains the template's.
+    atexit callbacks, what was frozen before remains the template's. `unfreeze`: mortal objects are
+    hidden from the collector as well.
     """
+    _state.unfreeze = unfreeze
     if _state.installed and not _native.atexit_is_last(_at_exit):
         _state.theirs |= {id(each) for each in _state.frozen}
         _state.untracked = []

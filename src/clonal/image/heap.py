@@ -73,8 +73,10 @@ def _immortalise(report: HeapReport, exclude: Sequence[object], *, hashes: bool)
     report.hashes_computed = found["hashes"]
     report.finaliser_types = finalise.finaliser_types(found["finalisable"] + found["finalisable_untracked"])
     report.kept += _kept(found)
-    finalise.remember_theirs(_native.finalisable_objects())
-    report.degraded += finalise.remember_immortal(found["finalisable"], found["finalisable_untracked"])
+    finalise.remember_theirs(found["kept_finalisable"])
+    report.degraded += finalise.remember_immortal(
+        found["finalisable"], found["finalisable_untracked"], unfreeze=found["kept_hidden"]
+    )
 
 
 def _kept(found: dict[str, Any]) -> list[str]:
