@@ -22,7 +22,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def main(argv: Sequence[str]) -> int:
     options = argparse.ArgumentParser(description="Compare all strategies; store what the README shows.")
-    options.add_argument("--rounds", default="7")
+    options.add_argument("--rounds", default="5")
     options.add_argument("--sizes", default="64M,512M,2G")
     chosen = options.parse_args(argv)
     settings = settings_of(parser().parse_args(["--rounds", chosen.rounds, "--sizes", chosen.sizes]))

@@ -21,7 +21,7 @@ COLOURS = {
     "forkserver": "#30638e",
 } | OURS
 CHARTS = {
-    "first": "From the call to the child's first instruction",
+    "result": "From the call to a first useful result",
     "read_total": "A child that reads everything, from the call until it was reaped",
 }
 
@@ -32,8 +32,8 @@ def plot(results: Results) -> Plot:
     return Plot(
         title=TITLE,
         caption=sentence(results.machine),
-        lines_title="from the call to the child's first instruction",
-        lines=list(lines(results, "first")),
+        lines_title="from the call to a first useful result",
+        lines=list(lines(results, "result")),
         floor=(floor.title, floor.measures["stall"].median) if floor else None,
         bars_title=f"private memory after reading all of {size(largest)}",
         bars=list(bars(results, largest, "private")),

@@ -33,7 +33,7 @@ Progress = Callable[[str], None]
 class Settings:
     sizes: tuple[int, ...] = (64 << 20, 512 << 20, 2 << 30)
     strategies: tuple[str, ...] = NAMES
-    rounds: int = 7
+    rounds: int = 5
     objects: float = 0.5
     burst: float = 0.2
     storm_children: int = 8

@@ -13,7 +13,7 @@ from clonal.bench.strategies import STRATEGIES
 from clonal.report.words import duration
 from clonal.report.words import size as size_words
 
-WIDTH = 145
+MARGIN = 100
 COLUMNS = {
     "stall": "stall",
     "first": "first instr.",
@@ -140,6 +140,13 @@ def article_line(results: Results) -> str:
     )
 
 
+def width(table: Table) -> int:
+    """Characters that the table takes with nothing cut off."""
+    lines = (table.columns, *table.rows)
+    columns = range(len(table.columns))
+    return sum(max(len(line[column]) for line in lines) + 3 for column in columns)
+
+
 def show(results: Results) -> None:
     """Prints all of it. Never narrower than the tables: cut figures are worse than wrapped lines."""
     from rich.console import Console
@@ -147,8 +154,9 @@ def show(results: Results) -> None:
     from clonal.report.table import table as draw
 
     console = Console(highlight=False)
-    console = Console(highlight=False, width=max(WIDTH, console.width))
-    for table in tables(results):
+    drawn = list(tables(results))
+    console = Console(highlight=False, width=max(console.width, *map(width, drawn), MARGIN))
+    for table in drawn:
         console.print(table.title, style="bold", markup=False)
         console.print(draw(table.columns, table.rows))
         console.print()

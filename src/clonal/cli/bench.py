@@ -29,7 +29,7 @@ def parser() -> Parser:
     )
     made.add_argument("--sizes", metavar="SIZES", help="heap sizes, by commas (64M,512M,2G)")
     made.add_argument("--strategies", metavar="NAMES", help="only these, by commas; `list` lists them")
-    made.add_argument("--rounds", type=int, metavar="N", help="how many interleaved rounds (7)")
+    made.add_argument("--rounds", type=int, metavar="N", help="how many interleaved rounds (5)")
     made.add_argument("--json", action="store_true", help="print the results as JSON")
     made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them (needs matplotlib)")
     made.add_argument("--html", type=Path, metavar="FILE.html", help="write a self-contained page")

@@ -63,7 +63,7 @@ def save(plot: Plot, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), width_ratios=(3, 2))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5), width_ratios=(3, 2))
     draw_lines(left, plot)
     draw_bars(right, plot)
     figure.suptitle(plot.title, fontsize=14)
@@ -83,7 +83,8 @@ def draw_lines(axes: Any, plot: Plot) -> None:
                 [(point.q3 - point.median) / 1e6 for point in line.points],
             ),
             marker="o",
-            capsize=3,
+            capsize=2,
+            elinewidth=0.8,
             color=line.colour,
             linewidth=2.5 if line.strong else 1.2,
             label=line.name,
@@ -97,7 +98,7 @@ def draw_lines(axes: Any, plot: Plot) -> None:
     axes.minorticks_off()
     axes.set_title(plot.lines_title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 
 def draw_bars(axes: Any, plot: Plot) -> None:
