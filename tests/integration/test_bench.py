@@ -14,13 +14,14 @@ import pytest
 
 from clonal.bench.results import MEASURES, SCHEMA, TABLE
 from clonal.bench.strategies import NAMES
+from tests.support import run_script
 
 COMMAND = "import sys; from clonal.cli.main import main; sys.exit(main())"
 FEW = "fork,image,image-immortal,thread,floor,article"
 
 
-def bench(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | ({} if path is None else {"PATH": path})
+def bench(*arguments: str, path: str | None = None, disable: str = "") -> subprocess.CompletedProcess[str]:
+    environment = os.environ | ({} if path is None else {"PATH": path}) | {"CLONAL_DISABLE": disable}
     return subprocess.run(
         [sys.executable, "-c", COMMAND, "bench", *arguments],
         capture_output=True,
@@ -135,6 +136,27 @@ def test_without_a_compiler_what_needs_one_is_skipped_with_the_reason(tmp_path: 
 def test_the_list_of_strategies_names_all() -> None:
     listed = bench("--strategies", "list").stdout
     assert [line.split()[0] for line in listed.splitlines()] == list(NAMES)
+
+
+def test_root_and_an_ordinary_user_can_measure(user: str | None) -> None:
+    source = """
+    import json, sys
+    from clonal.cli.main import main
+
+    if __name__ == "__main__":
+        sys.exit(main(["bench", "--quick", "--json", "--strategies", "fork,image,clone"]))
+    """
+    results = json.loads(run_script(source, user=user).stdout)
+    assert results["skipped"] == []
+    for strategy in ("fork", "image", "clone"):
+        assert row(results, strategy)["measures"]["private"]["median"] > 0
+
+
+def test_what_a_freeze_had_to_do_without_is_printed() -> None:
+    """GIVEN no memfd THEN no row passes silently for an image."""
+    done = bench("--quick", "--strategies", "image", disable="memfd")
+    assert done.returncode == 0, done.stderr
+    assert "Degraded: image: " in done.stdout
 
 
 @pytest.mark.parametrize(

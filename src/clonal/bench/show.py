@@ -109,6 +109,7 @@ def notes(results: Results) -> Iterator[str]:
     yield f"Machine: {sentence(results.machine)}"
     yield LEGEND
     yield from thp_line(results)
+    yield from degraded_lines(results)
     if results.article:
         yield article_line(results)
     for strategy, reason in dict.fromkeys((skipped.strategy, skipped.reason) for skipped in results.skipped):
@@ -125,6 +126,15 @@ def thp_line(results: Results) -> Iterator[str]:
             settings[row.thp].append(row.title)
     if settings:
         yield "THP: " + "; ".join(f"{thp}: {', '.join(titles)}" for thp, titles in settings.items())
+
+
+def degraded_lines(results: Results) -> Iterator[str]:
+    """What a freeze had to do without here: else a figure would be taken for another."""
+    found = [
+        (row.title, text) for row in results.rows for text in row.facts.get("freeze", {}).get("degraded", ())
+    ]
+    for title, text in dict.fromkeys(found):
+        yield f"Degraded: {title}: {text}"
 
 
 def article_line(results: Results) -> str:
