@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import os
 import resource
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from clonal.kernel import cgroup, procfs
 from clonal.kernel.probe import KERNEL
@@ -29,11 +30,20 @@ def refusals() -> list[str]:
             f"{pinned >> 10} kB are pinned for a device or io_uring (VmPin): "
             "unregister those buffers before the freeze"
         )
-    paths = {vma.path for vma in procfs.maps()}
+    paths = {vma.path for vma in procfs.maps()} | _descriptor_targets()
     for prefix, reason in _ASYNCHRONOUS.items():
         if any(path.startswith(prefix) for path in paths):
             reasons.append(reason)
     return reasons
+
+
+def _descriptor_targets() -> set[str]:
+    """What our descriptors lead to: an io_uring need not be mapped."""
+    targets = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the one that lists
+            targets.add(os.readlink(f"/proc/self/fd/{name}"))
+    return targets
 
 
 def impossible() -> str | None:
