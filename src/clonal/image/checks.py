@@ -9,8 +9,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from clonal.kernel import cgroup, procfs
+from clonal.kernel import cgroup, memory, procfs
 from clonal.kernel.probe import KERNEL
+
+PEAK_BYTES = 32 << 20  # two chunks of _native/image.c
 
 # Mappings through which the kernel or a device writes to user memory at any time.
 _ASYNCHRONOUS = {
@@ -55,7 +57,7 @@ def impossible() -> str | None:
         return f"RLIMIT_FSIZE is {hard} bytes and may not be raised: a memory file cannot be written"
     if _locks_future():
         return "mlockall(MCL_FUTURE) is in force: each mapping of an image would be copied at once"
-    return _cgroup_full()
+    return no_room(PEAK_BYTES)
 
 
 def _locks_future() -> bool:
@@ -65,17 +67,20 @@ def _locks_future() -> bool:
         return procfs.status().size("VmLck") > before
 
 
-PEAK_BYTES = 32 << 20  # two chunks of _native/image.c
-
-
-def _cgroup_full() -> str | None:
+def no_room(needed: int) -> str | None:
+    """Why `needed` more bytes cannot be had for a moment, or None. Page cache that can go is room."""
+    left = memory.meminfo()["MemAvailable"]
+    if left < needed:
+        return f"{left >> 20} MB of memory are available and {needed >> 20} MB are needed for a moment"
     for group in cgroup.groups("memory"):
         limit = group.limit()
-        room = limit - group.usage() if limit is not None else PEAK_BYTES
-        if room < PEAK_BYTES:
+        if limit is None:
+            continue
+        left = limit - group.usage()
+        if left < needed:
             return (
-                f"memory cgroup {group.name} has {room >> 20} MB left; "
-                f"a freeze needs {PEAK_BYTES >> 20} MB for a moment"
+                f"memory cgroup {group.name} has {left >> 20} MB left and {needed >> 20} MB are needed "
+                "for a moment"
             )
     return None
 

@@ -18,6 +18,13 @@ def huge_pages_work() -> bool:
     return KERNEL.madv_collapse and KERNEL.hpage_size > 0
 
 
+def block(hugepages: bool) -> int:
+    """The size of the pieces that are imaged again if dirty, 0: whole mappings."""
+    from clonal.kernel.probe import KERNEL
+
+    return KERNEL.hpage_size if hugepages and huge_pages_work() else 0
+
+
 def switch(
     *, hugepages: bool, compact: bool = False, keep: list[tuple[int, int]] | None = None
 ) -> tuple[dict[str, Any], list[str]]:

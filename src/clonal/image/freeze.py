@@ -138,9 +138,14 @@ def _image(report: FreezeReport, hugepages: bool, keep: list[tuple[int, int]]) -
     """Make the image, a second time and as a whole if older generations hold too much. Returns why none
     could be made."""
     global _count
-    from clonal.image import core, generations
+    from clonal.image import checks, core, generations
     from clonal.kernel import procfs
 
+    again = generations.imaged_again(core.block(hugepages))
+    if again and (no_room := checks.no_room(again + checks.PEAK_BYTES)):
+        report.degraded.append(f"what was written since the last freeze stays as it is: {no_room}")
+        report.old_generations = generations.older(0)
+        return None
     if hugepages and not core.huge_pages_work():
         report.degraded.append(
             "no huge pages: MADV_COLLAPSE (Linux 6.1) is not available; the image has 4 KiB pages"
@@ -151,12 +156,25 @@ def _image(report: FreezeReport, hugepages: bool, keep: list[tuple[int, int]]) -
         return f"{found['call']}: {_errno_text(found['errno'])}"
     _account(report, found)
     if generations.too_fragmented(report.old_generations, report.bytes_imaged, procfs.vma_count()):
-        found, _ = core.switch(hugepages=hugepages, compact=True, keep=keep)
-        if not found["call"]:
-            _account(report, found)
+        _compact(report, hugepages, keep)
     _count += 1
     report.generation = _count
     return None
+
+
+def _compact(report: FreezeReport, hugepages: bool, keep: list[tuple[int, int]]) -> None:
+    """Image everything anew. The old files hold their memory until the last of their mappings is gone."""
+    from clonal.image import checks, core
+
+    needed = report.bytes_imaged + sum(each.mapped_bytes for each in report.old_generations)
+    if reason := checks.no_room(needed):
+        report.degraded.append(f"older generations stay: to image all anew takes more memory; {reason}")
+        return
+    found, _ = core.switch(hugepages=hugepages, compact=True, keep=keep)
+    if not found["call"]:
+        report.bytes_imaged = report.huge_bytes = 0
+        _account(report, found)
+        report.peak_extra_bytes = max(report.peak_extra_bytes, found["bytes"])
 
 
 def _account(report: FreezeReport, found: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clonal.image.report import Generation
 from clonal.kernel import procfs
+from clonal.kernel.probe import KERNEL
 
 # Everything is imaged anew where earlier generations hold, beyond what is mapped of them, more than this
 # share of what is mapped (and more than the minimum), or where there are more than twice the VMAs of
@@ -33,6 +34,17 @@ def older(newest: int) -> list[Generation]:
     return [
         Generation(inode, _files.get(inode, size), size) for inode, size in mapped.items() if inode != newest
     ]
+
+
+def imaged_again(block: int) -> int:
+    """At most so many bytes are written to a new file for the pages dirtied since: whole blocks, or whole
+    mappings where `block` is 0. Their old files keep what they hold."""
+    total = 0
+    for each in procfs.smaps():
+        if each.vma.path.startswith("/memfd:clonal-image"):
+            pages = each.sizes.get("Anonymous", 0) // KERNEL.page_size
+            total += min(each.vma.size, pages * (block or each.vma.size))
+    return total
 
 
 def too_fragmented(generations: list[Generation], imaged_now: int, vmas: int) -> bool:
