@@ -14,6 +14,7 @@ from typing import Any
 
 from clonal import _native
 from clonal.clone import wire
+from clonal.clone.server import BIND_NOW
 from clonal.kernel.oom import OomWatch
 
 _PROGRAM = "from clonal.clone.server import main; main({control}, {board})"
@@ -73,7 +74,7 @@ class TemplateProcess:
                 [sys.executable, *flags, "-c", program],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs, self.board),
-                env=_merged(env),
+                env=_environment(env),
             )
         finally:
             os.close(theirs)
@@ -177,8 +178,12 @@ class TemplateProcess:
                 release(fd)
 
 
-def _merged(env: dict[str, str | None] | None) -> dict[str, str] | None:
-    if env is None:
-        return None
-    merged: dict[str, str | None] = {**os.environ, **env}
+def _environment(env: dict[str, str | None] | None) -> dict[str, str]:
+    """This process's environment with `env` laid over it.
+
+    LD_BIND_NOW: functions bound lazily would be bound anew in every clone, which writes to their
+    tables and searches the symbols of every library. The template removes it again.
+    """
+    merged: dict[str, str | None] = {**os.environ, **(env or {})}
+    merged.setdefault("LD_BIND_NOW", BIND_NOW)
     return {name: value for name, value in merged.items() if value is not None}

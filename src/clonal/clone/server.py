@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 from clonal import _native
 from clonal.clone import ending, failure, wire, worker
 
+BIND_NOW = "clonal"  # any value but an empty one counts
+
 
 @dataclass
 class Config:
@@ -64,6 +66,8 @@ def blame(what: str) -> Iterator[None]:
 
 def main(control: int, board: int) -> NoReturn:
     """The process that a Template starts: its configuration comes over the control socket."""
+    if os.environ.get("LD_BIND_NOW") == BIND_NOW:
+        del os.environ["LD_BIND_NOW"]  # it was for this process alone
     for fd in (control, board):
         os.set_inheritable(fd, False)  # what the warm-up starts must not hold them
     message, fds = _native.wire_receive(control)
