@@ -318,3 +318,26 @@ def write_pages() -> int:
     for page in range(PAGES):
         _pages[page * 4096 + 2048] = 1
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def run_threads_and_fork() -> list[str]:
+    """Threads work in a clone, and a fork of the clone has only its own."""
+    seen: list[str] = []
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait, name="in the clone")
+    thread.start()
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        names = [each.name for each in threading.enumerate()]
+        other = threading.Thread(target=lambda: names.append("ran"))
+        other.start()
+        other.join()
+        os.write(writing, " ".join(names).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    seen.append(os.read(reading, 1000).decode())
+    stop.set()
+    thread.join()
+    seen.append(str(threading.active_count()))
+    return seen

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -316,6 +317,12 @@ def test_clones_have_the_callers_limits_and_signals(template: clonal.Template) -
     assert template.clone(work.file_limit).result() == work.file_limit()
     blocked, handler = template.clone(work.signal_state).result()
     assert blocked == set() and handler == signal.SIG_DFL
+
+
+def test_threads_work_in_clones_and_forks_of_clones_have_their_own(template: clonal.Template) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        assert template.clone(work.run_threads_and_fork).result() == ["MainThread ran", "1"]
 
 
 # -- many at once ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from clonal import _native
-from clonal.clone import ending, failure, wire, worker
+from clonal.clone import births, ending, failure, wire, worker
 
 BIND_NOW = "clonal"  # any value but an empty one counts
 
@@ -68,6 +68,7 @@ def main(control: int, board: int) -> NoReturn:
     """The process that a Template starts: its configuration comes over the control socket."""
     if os.environ.get("LD_BIND_NOW") == BIND_NOW:
         del os.environ["LD_BIND_NOW"]  # it was for this process alone
+    births.lighten()
     for fd in (control, board):
         os.set_inheritable(fd, False)  # what the warm-up starts must not hold them
     message, fds = _native.wire_receive(control)

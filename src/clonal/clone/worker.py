@@ -12,7 +12,7 @@ import sys
 from typing import Any, NoReturn
 
 from clonal import _native
-from clonal.clone import failure, hooks, pickling, wire
+from clonal.clone import births, failure, hooks, pickling, wire
 from clonal.clone.ending import end_process, flush_streams
 from clonal.clone.standby import make_ready
 from clonal.errors import ResultNotPicklable
@@ -41,16 +41,16 @@ def prepare_template() -> None:
 def rehearse() -> None:
     """Does in the template, on nothing, what every clone will do: then its bytecode is specialised
     and its attributes are in the type cache, and clones do not write to those pages."""
-    threading = sys.modules.get("threading")
     for _ in range(ROUNDS):
-        if threading is not None:
-            threading._after_fork()
+        births.expect()
+        births._after_fork()
         _drop_wire()
         reseed()
         ours, theirs = _native.wire_pair()
         wire.send(ours, wire.REQUEST, pickling.pack_call((len, ((),), {}), None))
         _serve_request(theirs, 0, 0, None)
         wire.close_all((ours, theirs))
+    births.expect()
 
 
 def main(socket: int, is_standby: bool, board: int, slot: int) -> NoReturn:
