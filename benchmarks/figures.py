@@ -25,7 +25,6 @@ from clonal.bench.machine import busy, machine, sentence
 from clonal.cli.bench import progress_line
 
 RESULTS = Path(__file__).resolve().parent / "results"
-UNSTABLE = 0.3
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,7 +76,7 @@ def measured(keys: str, group: Any, stand: Stand, options: argparse.Namespace) -
 
 
 def unstable(figures: Sequence[Figure], rounds: int) -> list[str]:
-    shaky = [figure.target.key for figure in figures if figure.detail.get("spread", 0) > UNSTABLE]
+    shaky = [figure.target.key for figure in figures if figure.unstable]
     if not shaky:
         return []
     keys = ",".join(shaky)

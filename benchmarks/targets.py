@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+UNSTABLE = 0.3  # interquartile range over median
+
 
 @dataclass(frozen=True)
 class Target:
@@ -33,7 +35,14 @@ class Figure:
 
     @property
     def note(self) -> str:
-        return str(self.detail.get("note", ""))
+        found = [str(self.detail.get("note", ""))]
+        if self.unstable and "lowest_tenths" in self.detail:
+            found.append(f"unstable, of the lowest tenths: {number(self.detail['lowest_tenths'])} ×")
+        return "; ".join(filter(None, found))
+
+    @property
+    def unstable(self) -> bool:
+        return bool(self.detail.get("spread", 0) > UNSTABLE)
 
     @property
     def verdict(self) -> str:

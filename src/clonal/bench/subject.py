@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -74,9 +75,13 @@ class Subject:
 
     def ready(self) -> dict[str, Any]:
         """Lets the launcher freeze or start its servers."""
-        started = now()
+        started, used = now(), time.process_time()
         report = self.launcher.prepare()
-        return report | {"prepare_seconds": (now() - started) / 1e9, **self.facts()}
+        return report | {
+            "prepare_seconds": (now() - started) / 1e9,
+            "prepare_cpu_seconds": time.process_time() - used,
+            **self.facts(),
+        }
 
     def facts(self) -> dict[str, Any]:
         return {
