@@ -1,7 +1,7 @@
 """The application: spelling correction of whole phrases by symspellpy, with its English data.
 
-Nothing here knows of Clonal. `warm()` builds the dictionary once (seconds, some 400 MB of Python
-objects); `handle(phrase)` then corrects one phrase by looking up hundreds of its entries.
+Nothing here knows of Clonal. `warm()` builds the dictionary once (seconds, some 400 MB, most of
+it Python objects); `handle(phrase)` then corrects one phrase by looking up hundreds of its entries.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from symspellpy import SymSpell
 MAX_EDITS = 2
 PREFIX = 10  # letters of a word that are indexed: more of them make look-ups faster and the index larger
 WORDS = 20  # of a request
+PRACTICE = (
+    "whereis th elove hehad dated forImuch of thepast who couqdn'tread in sixtgrade",
+    "in te dhird qarter oflast jear he hadlearned ofca sekretplan",
+    "the bigjest playrs in te strogsommer film slatew ith plety of funn",
+) * 4
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 _speller: SymSpell | None = None
@@ -33,6 +38,13 @@ def warm() -> SymSpell:
             speller.load_bigram_dictionary(data / "frequency_bigramdictionary_en_243_342.txt", 0, 2)
         _speller = speller
     return _speller
+
+
+def prepare() -> None:
+    """Warm up for a server that forks: answer some phrases too. The interpreter adapts code to what
+    it has seen run; done before the fork, no fork has to write that to memory of its own."""
+    for phrase in PRACTICE:
+        handle(phrase)
 
 
 class _no_collection:

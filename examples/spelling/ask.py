@@ -1,6 +1,6 @@
 """One request as a script: `python ask.py PHRASES` corrects one line of a file of phrases.
 
-Run by `clonal run -n N --setup app:warm ask.py PHRASES`, each run takes the next line.
+Run by `clonal run -n N --setup app:prepare ask.py PHRASES`, each run takes the next line.
 """
 
 from __future__ import annotations

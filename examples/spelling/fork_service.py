@@ -2,7 +2,7 @@
 
     python fork_service.py [PORT]
 
-It is warmed before it forks and calls gc.freeze(), as the documentation of gc advises.
+It is warmed in the same way before it forks, and calls gc.freeze(), as the documentation of gc advises.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Handler(PhraseHandler):
 
 
 if __name__ == "__main__":
-    app.warm()
+    app.prepare()
     gc.collect()
     gc.freeze()
     serve(ForkingHTTPServer, Handler, sys.argv[1:])

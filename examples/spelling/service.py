@@ -26,5 +26,5 @@ class Handler(PhraseHandler):
 
 
 if __name__ == "__main__":
-    with clonal.Template(preload=["app"], setup="app:warm") as template:
+    with clonal.Template(preload=["app"], setup="app:prepare") as template:
         serve(ThreadingHTTPServer, Handler, sys.argv[1:])

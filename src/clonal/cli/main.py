@@ -91,4 +91,6 @@ def require(module: str, extra: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from clonal.cli import main as imported  # the verbs raise that module's UserMistake, not __main__'s
+
+    sys.exit(imported.main())
