@@ -20,7 +20,13 @@ def run(
     """`clonal run` in a folder; with `status` that must be its exit status."""
     given = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     result: subprocess.CompletedProcess[str] = subprocess.run(
-        [*CLONAL, "run", *arguments], cwd=folder, capture_output=True, text=True, timeout=120, **given
+        [*CLONAL, "run", *arguments],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **given,
     )
     if status is not None:
         assert result.returncode == status, result.stderr
@@ -88,13 +94,12 @@ def test_a_traceback_is_what_python_prints(tmp_path: Path) -> None:
     script = write(tmp_path, "script.py", "def inner():\n    return {}['key']\n\ninner()\n")
     ours = run(tmp_path, script, status=1).stderr
     python = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True).stderr
-    theirs = python.replace(str(tmp_path) + os.sep, "")
-    assert ours.replace(str(tmp_path) + os.sep, "").startswith(theirs)
+    assert ours.startswith(python)
 
 
 def test_a_syntax_error_is_shown_as_pythons(tmp_path: Path) -> None:
     result = run(tmp_path, write(tmp_path, "script.py", "a = (1\n"), status=1)
-    assert result.stderr.startswith('  File "script.py", line 1\n')
+    assert result.stderr.startswith(f'  File "{tmp_path}/script.py", line 1\n')
     assert "SyntaxError: '(' was never closed" in result.stderr
     assert "clonal/" not in result.stderr
 
@@ -199,9 +204,8 @@ def test_modules_that_clones_import_are_advised(tmp_path: Path) -> None:
 
 def test_compare_measures_four_strategies_on_the_same_script(tmp_path: Path) -> None:
     write(tmp_path, "heap.py", "DATA = []\ndef fill():\n    DATA.extend(str(i) for i in range(400_000))\n")
-    script = write(
-        tmp_path, "script.py", "import heap\nif not heap.DATA: heap.fill()\nsum(map(len, heap.DATA))\n"
-    )
+    text = "import heap\nif not heap.DATA: heap.fill()\nsum(map(len, heap.DATA))\n"
+    script = write(tmp_path, "script.py", text)
     result = run(tmp_path, "--compare", "--json", "-n", "3", "--setup", "heap:fill", script, status=0)
     rows = {row["strategy"]: row for row in json.loads(result.stdout)["rows"]}
     assert list(rows) == ["cold", "forkserver", "os.fork", "clone"]
@@ -216,9 +220,8 @@ def test_compare_measures_four_strategies_on_the_same_script(tmp_path: Path) -> 
 
 
 def test_compare_fails_where_the_script_does(tmp_path: Path) -> None:
-    result = run(
-        tmp_path, "--compare", "-n", "1", write(tmp_path, "script.py", "raise SystemExit(3)\n"), status=1
-    )
+    script = write(tmp_path, "script.py", "raise SystemExit(3)\n")
+    result = run(tmp_path, "--compare", "-n", "1", script, status=1)
     assert "clone: 1 of 1 runs failed" in result.stdout
 
 

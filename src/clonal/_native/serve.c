@@ -202,6 +202,8 @@ static PyObject *serve(PyObject *self, PyObject *args)
         if (loop->closing && loop->live == 0)
             break;
     }
+    struct sigaction ignore = {.sa_handler = SIG_IGN}; /* a Ctrl-C that waits was for the client */
+    sigaction(SIGINT, &ignore, NULL);
     SYS(SYS_rt_sigprocmask, SIG_SETMASK, &birth.mask, NULL, sizeof birth.mask);
     PyOS_AfterFork_Parent();
     Py_RETURN_NONE;

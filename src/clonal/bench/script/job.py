@@ -59,7 +59,7 @@ def compile_script(path: str) -> CodeType:
 
 def make_job(path: str, args: tuple[str, ...], stdout: str | None = None) -> Job:
     """Read and compile a script."""
-    return Job(path, args, marshal.dumps(compile_script(path)), stdout)
+    return Job(path, args, marshal.dumps(compile_script(os.path.abspath(path))), stdout)
 
 
 def own_stdin() -> str:
@@ -112,7 +112,7 @@ def _open_as(number: int, path: str, flags: int) -> None:
 def _become_main(job: Job) -> ModuleType:
     """A new `__main__`, sys.argv and sys.path as `python SCRIPT ARGS…` has them."""
     main = ModuleType("__main__")
-    main.__dict__.update(__file__=job.path, __builtins__=builtins, __cached__=None)
+    main.__dict__.update(__file__=os.path.abspath(job.path), __builtins__=builtins, __cached__=None)
     sys.modules["__main__"] = main
     sys.argv = [job.path, *job.args]
     if sys.path[:1] != [job.directory]:
