@@ -1,6 +1,6 @@
 """Storms on templates and clones; run as a script by test_storms.py.
 
-    storm.py kill ROUNDS SEED | many CLONES | client
+    storm.py kill ROUNDS SEED | many CLONES STANDBY | client
 
 `kill` kills a clone, a template (warming up or at work) or a client at a random moment in each round and
 checks what is said and that nobody survives. `many` makes CLONES clones and watches that nothing grows.
@@ -208,12 +208,9 @@ def kill(rounds: int, seed: int) -> None:
 
 
 def holds(template: clonal.Template) -> dict[str, int]:
-    """What may not grow; the template's children are the clones that still end and its zombies."""
-    deadline = time.monotonic() + PATIENCE
-    while (left := children(template.pid)) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    """What may not grow; the template's children are standby clones, clones that still end, and zombies."""
     return {
-        "children of the template": len(left),
+        "children of the template": len(children(template.pid)),
         "descriptors of the client": descriptors(),
         "descriptors of the template": descriptors(template.pid),
         "memory files of the client": image_files(),
@@ -223,11 +220,22 @@ def holds(template: clonal.Template) -> dict[str, int]:
     }
 
 
-def many(count: int) -> None:
-    with clonal.Template(setup=setup) as template:
+def settled(template: clonal.Template, standby: int) -> dict[str, int]:
+    """What is held when the last clone has been seen off: no kernel event tells of the template's close."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        before = holds(template)
+        time.sleep(0.2)
+        if before["children of the template"] == standby and holds(template) == before:
+            return before
+    raise AssertionError(f"never at rest: {holds(template)}")
+
+
+def many(count: int, standby: int) -> None:
+    with clonal.Template(setup=setup, standby=standby) as template:
         for _ in range(200):
             template.clone(nothing).result(PATIENCE)
-        before = holds(template)
+        before = settled(template, standby)
         begun = time.perf_counter()
         for index in range(count):
             clone = template.clone(work, 1) if index % 50 == 0 else template.clone(nothing)
@@ -236,7 +244,7 @@ def many(count: int) -> None:
                 clone.wait(PATIENCE)
         seconds = time.perf_counter() - begun
         del clone
-        after = holds(template)
+        after = settled(template, standby)
     grown = {name: after[name] - before[name] for name in before}
     assert all(more <= (4096 if "kB" in name else 0) for name, more in grown.items()), (before, after)
     print(json.dumps({"clones": count, "seconds": round(seconds, 1), "grown": grown, "after": after}))

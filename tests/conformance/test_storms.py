@@ -21,8 +21,9 @@ def test_whoever_is_killed_is_told_of_and_takes_the_clones_along(user: str | Non
     storm("kill", 30, 1, user=user)
 
 
-def test_hundreds_of_clones_leave_nothing(user: str | None) -> None:
-    storm("many", 500, user=user)
+@pytest.mark.parametrize("standby", [0, 2])
+def test_hundreds_of_clones_leave_nothing(user: str | None, standby: int) -> None:
+    storm("many", 500, standby, user=user)
 
 
 @pytest.mark.parametrize("small", [{"pids": 8}], indirect=True)
@@ -62,6 +63,6 @@ def test_a_thousand_random_kills(user: str | None, seed: int) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("count", [10_000, 100_000])
-def test_very_many_clones_leave_nothing(user: str | None, count: int) -> None:
-    storm("many", count, user=user, timeout=7000)
+@pytest.mark.parametrize(("count", "standby"), [(10_000, 0), (10_000, 2), (100_000, 0)])
+def test_very_many_clones_leave_nothing(user: str | None, count: int, standby: int) -> None:
+    storm("many", count, standby, user=user, timeout=7000)

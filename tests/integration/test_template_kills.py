@@ -84,15 +84,3 @@ def test_killing_the_client_at_random_leaves_no_process() -> None:
         """,
         env={"PYTHONPATH": os.getcwd()},
     )
-
-
-@pytest.mark.soak
-def test_a_hundred_thousand_clones_leave_nothing() -> None:
-    with clonal.Template(standby=2) as template:
-        template.clone(work.add, 1).wait()
-        before = work.private_bytes(template.pid)
-        for i in range(100_000):
-            assert template.clone(work.add, i).result() == i + 1
-        assert work.until(lambda: template.stats().running == 0, 10)
-        assert work.private_bytes(template.pid) < before + (1 << 20)
-        assert work.count_descriptors(template.pid) < 20
