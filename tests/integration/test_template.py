@@ -489,6 +489,57 @@ def test_a_client_without_descriptors_is_refused() -> None:
     )
 
 
+def test_a_fork_that_the_kernel_refuses_is_reported_and_the_template_goes_on() -> None:
+    run_script(
+        """
+        import resource
+        import clonal
+
+        def noop():
+            return 1
+
+        if __name__ == "__main__":
+            with clonal.Template() as template:
+                template._headroom.check = lambda: None
+                before = resource.prlimit(template.pid, resource.RLIMIT_NPROC)
+                resource.prlimit(template.pid, resource.RLIMIT_NPROC, (1, before[1]))
+                try:
+                    template.clone(noop).result()
+                except clonal.CloneRefused as error:
+                    assert "EAGAIN" in str(error), error
+                else:
+                    raise SystemExit("not refused")
+                resource.prlimit(template.pid, resource.RLIMIT_NPROC, before)
+                assert template.clone(noop).result() == 1
+        """,
+        user="nobody",
+    )
+
+
+def test_more_clones_than_the_programs_descriptors_may_run_at_once() -> None:
+    """The template raises its own limit; clones have the program's."""
+    run_script(
+        """
+        import resource
+        import clonal
+        from tests import clone_work as work
+
+        def limited():
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (24, hard))
+
+        if __name__ == "__main__":
+            with clonal.Template(setup=limited) as template:
+                clones = [template.clone(work.wait_for_ever) for _ in range(30)]
+                assert template.clone(work.file_limit).result()[0] == 24
+                for clone in clones:
+                    clone.kill()
+                    clone.wait()
+        """,
+        env={"PYTHONPATH": os.getcwd()},
+    )
+
+
 # -- users and interpreters ------------------------------------------------------------------------
 
 

@@ -181,14 +181,16 @@ static PyObject *serve(PyObject *self, PyObject *args)
     if (board == NULL)
         return NULL;
     close(board_fd);
+    struct birth birth = {.wire = wire};
+    raise_file_limit(&birth); /* the loop's own lie above all the program's, maybe above its limit */
     struct loop *loop = open_loop(control, wire, standby, board);
     if (loop == NULL)
         return NULL;
+    birth.base = loop->base;
+    birth.parent = loop->pid;
     SYS(SYS_prctl, PR_SET_NAME, "clonal-template", 0, 0, 0);
-    struct birth birth = {.wire = wire, .base = loop->base, .parent = loop->pid};
     board->lessons = standby > 0 ? LESSONS : 0;
     PyOS_BeforeFork();
-    raise_file_limit(&birth);
     set_signals(&birth);
     for (;;) {
         if (turn(loop, &birth)) {
