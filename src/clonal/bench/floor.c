@@ -26,23 +26,12 @@ static int64_t now(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Forks a child that ends at once; puts the time of the call and the time until it was reaped. */
-static void time_fork(int64_t out[2])
+/* Forks (or vforks) a child that ends at once; puts the time of the call and the time until it was
+ * reaped. */
+static void time_fork(int64_t out[2], int by_vfork)
 {
     int64_t start = now();
-    pid_t child = fork();
-    if (child == 0)
-        _exit(0);
-    out[0] = now() - start;
-    waitpid(child, NULL, 0);
-    out[1] = now() - start;
-}
-
-/* As time_fork, by vfork. */
-static void time_vfork(int64_t out[2])
-{
-    int64_t start = now();
-    pid_t child = vfork();
+    pid_t child = by_vfork ? vfork() : fork();
     if (child == 0)
         _exit(0);
     out[0] = now() - start;
@@ -81,12 +70,10 @@ static int serve(void)
         printf("[");
         for (int i = 0; i < count; i++) {
             int64_t times[2];
-            if (strcmp(what, "vfork") == 0)
-                time_vfork(times);
-            else if (strcmp(what, "roundtrip") == 0)
+            if (strcmp(what, "roundtrip") == 0)
                 time_roundtrip(times);
             else
-                time_fork(times);
+                time_fork(times, strcmp(what, "vfork") == 0);
             printf("%s%lld,%lld", i ? "," : "", (long long)times[0], (long long)times[1]);
         }
         printf("]\n");
