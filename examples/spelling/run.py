@@ -27,6 +27,7 @@ from urllib.parse import quote, urlsplit
 import app
 
 from clonal.kernel import procfs
+from clonal.report import table
 
 HERE = Path(__file__).resolve().parent
 REQUESTS = 1000
@@ -104,7 +105,7 @@ def serve_with(name: str, script: str, phrases: Sequence[str], expected: Sequenc
         if got != want
     ]
     verdict = f"{len(wrong):,} WRONG ANSWERS" if wrong else f"all {len(phrases):,} answers right"
-    print(f"  each in its own {name:8} {rate:5.0f} a second, p50 {p50 * 1e3:4.1f} ms, {verdict}{note}")
+    print(f"  each in its own {name:8} {rate:5.0f} a second, p50 {table.seconds(p50)}, {verdict}{note}")
     for phrase, want, got in wrong[:10]:
         print(f"    {phrase!r}: {got!r}, unfrozen {want!r}")
     return len(wrong)
