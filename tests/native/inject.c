@@ -1,7 +1,8 @@
-/* inject PID K MODE [ERRNO]: fails the K-th system call of a freeze, from outside.
+/* inject PID K MODE [ERRNO [whole]]: fails the K-th system call of a freeze, from outside.
  *
  * Seizes a stopped process, lets it go on, and watches its system calls between the first two changes of
- * its signal mask to and from "all blocked", which is when the C core of a freeze has the process to itself.
+ * its signal mask to and from "all blocked", which is when the C core of a freeze has the process to itself;
+ * with "whole", between the first two calls of getpgid.
  * MODE error: the call is not made and returns -ERRNO. MODE unmapped: if it is an mmap over something, the
  * range is unmapped and the call returns -ENOMEM, as the kernel may do. K = 0 fails nothing. A close is made
  * even when it "fails", as Linux does.
@@ -140,6 +141,7 @@ int main(int argc, char **argv)
         return 2;
     pid = atoi(argv[1]);
     int k = atoi(argv[2]), error = argc > 4 ? atoi(argv[4]) : ENOMEM;
+    bool whole = argc > 5 && !strcmp(argv[5], "whole");
     bool unmapped = !strcmp(argv[3], "unmapped");
     if (ptrace(PTRACE_SEIZE, pid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL) < 0)
         die("PTRACE_SEIZE");
@@ -156,7 +158,8 @@ int main(int argc, char **argv)
         entry = regs.rax == (unsigned long)-ENOSYS;
         if (!entry || done)
             continue;
-        if (!inside && blocks_all(&regs)) {
+        bool bound = whole ? regs.orig_rax == SYS_getpgid : regs.orig_rax == SYS_rt_sigprocmask;
+        if (!inside && (whole ? bound : blocks_all(&regs))) {
             next_stop(&status); /* to its exit */
             inside = true;
             before_count = mappings(before, regs.fs_base);
@@ -166,7 +169,7 @@ int main(int argc, char **argv)
         }
         if (!inside)
             continue;
-        if (regs.orig_rax == SYS_rt_sigprocmask) {
+        if (bound) {
             differing = changed(&where);
             done = true;
             continue;

@@ -3,10 +3,10 @@
     inject_driver.py INJECT-PROGRAM JSON
 
 JSON says what is frozen and which calls fail: `again` (a second freeze of a dirtied image), `huge`, `public`
-(through clonal.freeze()), `threads` (two run meanwhile, one of them writing), `mode`, `errno`, `step` (every
-how many-th call; 0: strace counts them). For each call the warm process forks a subject, which stops itself;
-the program lets it go on and fails the call; then the subject checks its data, changes it, forks and ends.
-Prints what was found as JSON.
+(through clonal.freeze()), `whole` (all of that, not the core alone), `threads` (two run meanwhile, one of
+them writing), `mode`, `errno`, `step` (every how many-th call; 0: strace counts them). For each call the warm
+process forks a subject, which stops itself; the program lets it go on and fails the call; then the subject
+checks its data, changes it, forks and ends. Prints what was found as JSON.
 """
 
 from __future__ import annotations
@@ -64,8 +64,21 @@ class Writer(threading.Thread):
             self.turns += 1
 
 
+def whole_freeze() -> list[str]:
+    """All of clonal.freeze(), with what Python does in it: it may raise, the process must be as it was."""
+    os.getpgid(0)
+    try:
+        return clonal.freeze(hugepages=PLAN["huge"]).degraded
+    except (clonal.Error, OSError, MemoryError, ImportError) as error:
+        return [repr(error)]
+    finally:
+        os.getpgid(0)
+
+
 def freeze() -> list[str]:
     """One run of the C core, or of clonal.freeze(); returns what was said to be degraded."""
+    if PLAN["whole"]:
+        return whole_freeze()
     if PLAN["public"]:
         return clonal.freeze(immortal=False, hugepages=PLAN["huge"]).degraded
     given = core.arguments(hugepages=PLAN["huge"], compact=False, keep=guards.keep())
@@ -92,7 +105,7 @@ def subject(report: int) -> None:
     threads = [Writer(), threading.Thread(target=threading.Event().wait, daemon=True)]
     for thread in threads if PLAN["threads"] else ():
         thread.start()
-    if PLAN["public"]:
+    if PLAN["public"] or PLAN["whole"]:
         os.kill(os.getpid(), signal.SIGSTOP)
     said = freeze()
     if PLAN["threads"]:
@@ -131,7 +144,7 @@ def start() -> tuple[int, int]:
 
 def fail(k: int) -> dict[str, Any]:
     pid, read = start()
-    command = [INJECT, str(pid), str(k), PLAN["mode"], str(PLAN["errno"])]
+    command = [INJECT, str(pid), str(k), PLAN["mode"], str(PLAN["errno"])] + ["whole"] * PLAN["whole"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     said = os.read(read, 1 << 16)
@@ -165,14 +178,16 @@ def strace() -> int | None:
 
 def chosen(calls: list[int]) -> list[int]:
     """Every step-th call, the first, the last, and the first of each kind."""
+    if not calls:
+        raise SystemExit("no call was seen")
     firsts = {calls.index(number) + 1 for number in calls}
     return sorted(firsts | set(range(1, len(calls) + 1, PLAN["step"])) | {len(calls)})
 
 
 def is_wrong(found: dict[str, Any]) -> bool:
-    """Whether memory differs or the subject saw something amiss. (With threads memory may differ: they
-    write until they are stopped.)"""
-    return found["status"] != 0 or (found["changed"] != 0 and not PLAN["threads"])
+    """Whether memory differs or the subject saw something amiss. (With threads memory may differ, they
+    write until they are stopped; so does Python in the whole of freeze().)"""
+    return found["status"] != 0 or (found["changed"] != 0 and not PLAN["threads"] and not PLAN["whole"])
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def inject(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def drive(inject: str, timeout: float = 100, user: str | None = None, **plan: Any) -> list[dict[str, Any]]:
-    given = {"again": False, "huge": True, "public": False, "threads": False, "mode": "error"}
+    given = {"again": False, "huge": True, "public": False, "threads": False, "whole": False, "mode": "error"}
     given |= {"errno": ENOMEM, "step": 1, **plan}
     source = (HERE / "inject_driver.py").read_text()
     done = run_script(source, args=[inject, json.dumps(given)], timeout=timeout, user=user)
@@ -79,6 +79,11 @@ def test_the_report_says_what_failed(inject: str) -> None:
     assert not unsaid([each for each in found[1:] if each["call"] not in (MADVISE, PREAD)])
 
 
+def test_any_call_of_all_that_freeze_does_in_python_may_fail(inject: str) -> None:
+    found = drive(inject, whole=True, step=997)
+    assert found[0]["count"] > 500
+
+
 def test_an_ordinary_users_freeze_may_fail_too(inject: str) -> None:
     with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to others
         os.chmod(folder, 0o755)
@@ -110,7 +115,7 @@ def test_every_call_of_a_freeze_may_fail(inject: str, again: bool, huge: bool, e
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("variant", ["unmapped", "threads", "public"])
+@pytest.mark.parametrize("variant", ["unmapped", "threads", "public", "whole"])
 @pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
 def test_every_call_may_fail_in_other_ways(inject: str, again: bool, variant: str) -> None:
     plan: dict[str, Any] = {"mode": "unmapped"} if variant == "unmapped" else {variant: True}
