@@ -111,3 +111,24 @@ def test_the_tally_averages_and_puts_the_worst_first() -> None:
     tally.add([Imported("small", 1.0, 0.5), Imported("big", 50.0, 10.0)])
     tally.add([Imported("small", 3.0, 1.5)])
     assert tally.rows() == [Row("big", 1, 50.0, 10.0), Row("small", 2, 2.0, 1.0)]
+
+
+def test_warnings_and_tracebacks_of_imported_modules_name_the_importer() -> None:
+    run_script(
+        PRELUDE
+        + """
+import traceback, warnings
+module("old", "import warnings; warnings.warn('old', DeprecationWarning, stacklevel=2)")
+module("broken", "1 / 0")
+imports.watch()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import old
+assert caught[0].filename == __file__, caught[0].filename
+try:
+    import broken
+except ZeroDivisionError as error:
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+assert [os.path.basename(file) for file in files] == ["script.py", "broken.py"], files
+"""
+    )

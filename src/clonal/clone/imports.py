@@ -8,16 +8,18 @@ finders on sys.meta_path only about modules that are not loaded.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any, NamedTuple
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple, TypeVar
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -31,6 +33,14 @@ class Imported(NamedTuple):
 
 class _Inside(threading.local):
     importing = False
+
+
+def _as_importlib(function: _Function) -> _Function:
+    """Import's own frames are known by their file's name: `warnings` does not count them as callers of a
+    module that warns, and tracebacks leave them out."""
+    assert isinstance(function, FunctionType)
+    function.__code__ = function.__code__.replace(co_filename="<frozen importlib._bootstrap>")
+    return function
 
 
 class Watcher:
@@ -76,16 +86,14 @@ class Watcher:
         if isinstance(loader, type) or execute is None:
             return
 
-        def exec_module(module: ModuleType) -> None:
-            del loader.exec_module
-            self._execute(spec.name, execute, module, start)
-
         try:
-            loader.exec_module = exec_module
+            loader.exec_module = functools.partial(self._execute, loader, execute, spec.name, start)
         except AttributeError:  # no room for it
             return
 
-    def _execute(self, name: str, execute: Any, module: ModuleType, start: float) -> None:
+    @_as_importlib
+    def _execute(self, loader: Any, execute: Any, name: str, start: float, module: ModuleType) -> None:
+        del loader.exec_module
         if self._inside.importing:
             execute(module)
             return
