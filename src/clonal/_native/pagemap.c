@@ -19,6 +19,10 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
 #define PM_PRESENT (1ULL << 63)
 #define PM_FILE (1ULL << 61)
 #define PM_EXCLUSIVE (1ULL << 56)
@@ -77,7 +81,7 @@ static int next_mapping(struct reader *reader, uint64_t *start, uint64_t *end)
 }
 
 /* Counts one page. False when the table is too full to go on. */
-static int count_page(struct board *board, uint64_t page, uint64_t page_size)
+static int count_page(struct board *board, uint64_t page, uint64_t page_size, int written)
 {
     uint64_t hash = (page / page_size) * 0x9E3779B97F4A7C15ULL >> 32;
     for (unsigned probe = 0; probe < 64; probe++) {
@@ -85,7 +89,7 @@ static int count_page(struct board *board, uint64_t page, uint64_t page_size)
         uint64_t found = 0;
         if (__atomic_compare_exchange_n(&entry->page, &found, page, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED) ||
             found == page) {
-            __atomic_fetch_add(&entry->seen, 1, __ATOMIC_RELAXED);
+            __atomic_fetch_add(written ? &entry->written : &entry->read, 1, __ATOMIC_RELAXED);
             return 1;
         }
     }
@@ -98,10 +102,11 @@ static int count_mapping(struct board *board, int pagemap, uint64_t start, uint6
     for (uint64_t page = start / size; page < end / size; page += ENTRIES) {
         uint64_t count = end / size - page < ENTRIES ? end / size - page : ENTRIES;
         ssize_t got = pread(pagemap, entries, count * 8, (off_t)(page * 8));
-        for (ssize_t i = 0; i < got / 8; i++)
-            if ((entries[i] & (PM_PRESENT | PM_FILE | PM_EXCLUSIVE)) == (PM_PRESENT | PM_EXCLUSIVE) &&
-                !count_page(board, (page + (uint64_t)i) * size, size))
+        for (ssize_t i = 0; i < got / 8; i++) {
+            int written = (entries[i] & (PM_PRESENT | PM_FILE | PM_EXCLUSIVE)) == (PM_PRESENT | PM_EXCLUSIVE);
+            if (entries[i] & PM_PRESENT && !count_page(board, (page + (uint64_t)i) * size, size, written))
                 return 0;
+        }
     }
     return 1;
 }
@@ -112,25 +117,40 @@ static int by_address(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Once enough clones have told: turns what most of them wrote into runs, for prefault_learnt. */
+/* Collects the pages that most of the clones wrote (or else mapped) into runs; how many. */
+static uint64_t collect(const struct board *board, int written, uint64_t *pages, struct run *runs,
+                        uint64_t size)
+{
+    int count = 0;
+    uint64_t found = 0;
+    for (int i = 0; i < LEARNT && count < PREFAULT_MOST; i++) {
+        const struct learnt_page *entry = &board->table[i];
+        int often = entry->written * 2 > board->lessons;
+        if (!written)
+            often = !often && (entry->written + entry->read) * 2 > board->lessons;
+        if (entry->page && often)
+            pages[count++] = entry->page;
+    }
+    qsort(pages, (size_t)count, sizeof *pages, by_address);
+    for (int first = 0, next; first < count && found < RUNS; first = next) {
+        for (next = first + 1; next < count && pages[next] == pages[next - 1] + size; next++)
+            ;
+        runs[found++] = (struct run){pages[first], (uint64_t)(next - first) * size};
+    }
+    return found;
+}
+
+/* Once enough clones have told: turns what most of them did into runs. */
 static void conclude(struct board *board, uint64_t size)
 {
     size_t room = PREFAULT_MOST * sizeof(uint64_t);
     uint64_t *pages = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int count = 0, runs = 0;
     if (pages == MAP_FAILED)
         return;
-    for (int i = 0; i < LEARNT && count < PREFAULT_MOST; i++)
-        if (board->table[i].page && board->table[i].seen * 2 > board->lessons)
-            pages[count++] = board->table[i].page;
-    qsort(pages, (size_t)count, sizeof *pages, by_address);
-    for (int first = 0, next; first < count && runs < RUNS; first = next) {
-        for (next = first + 1; next < count && pages[next] == pages[next - 1] + size; next++)
-            ;
-        board->runs[runs++] = (struct run){pages[first], (uint64_t)(next - first) * size};
-    }
+    board->read_count = collect(board, 0, pages, board->reads, size);
+    uint64_t runs = collect(board, 1, pages, board->runs, size);
     munmap(pages, room);
-    __atomic_store_n(&board->run_count, (uint64_t)runs, __ATOMIC_RELEASE);
+    __atomic_store_n(&board->run_count, runs, __ATOMIC_RELEASE);
 }
 
 int prefault_learnt(const struct board *board)
@@ -139,6 +159,14 @@ int prefault_learnt(const struct board *board)
     for (int i = 0; i < runs; i++) /* pages that are gone, and kernels before 5.14, are no matter */
         SYS(SYS_madvise, board->runs[i].start, board->runs[i].size, MADV_POPULATE_WRITE);
     return runs;
+}
+
+void map_learnt_reads(const struct board *board)
+{
+    for (uint64_t i = 0; i < board->read_count; i++)
+        SYS(SYS_madvise, board->reads[i].start, board->reads[i].size, MADV_POPULATE_READ);
+    for (uint64_t i = 0; i < board->run_count; i++)
+        SYS(SYS_madvise, board->runs[i].start, (uint64_t)sysconf(_SC_PAGESIZE), MADV_POPULATE_WRITE);
 }
 
 static PyObject *learn_pages(PyObject *self, PyObject *args)

@@ -189,7 +189,8 @@ static PyObject *serve(PyObject *self, PyObject *args)
     birth.base = loop->base;
     birth.parent = loop->pid;
     SYS(SYS_prctl, PR_SET_NAME, "clonal-template", 0, 0, 0);
-    board->lessons = standby > 0 ? LESSONS : 0;
+    board->lessons = LESSONS;
+    int mapped = 0;
     PyOS_BeforeFork();
     set_signals(&birth);
     for (;;) {
@@ -199,6 +200,10 @@ static PyObject *serve(PyObject *self, PyObject *args)
             PyOS_AfterFork_Child();
             return Py_BuildValue("(iOKi)", birth.wire, birth.standby ? Py_True : Py_False,
                                  (unsigned long long)(uintptr_t)board, birth.slot);
+        }
+        if (!mapped && __atomic_load_n(&board->run_count, __ATOMIC_ACQUIRE)) {
+            mapped = 1;
+            map_learnt_reads(board);
         }
         board->live = (uint64_t)loop->live;
         if (loop->closing && loop->live == 0)
