@@ -375,7 +375,7 @@ def test_stats_count_clones_failures_and_what_clones_import() -> None:
         stats = template.stats()
     assert (stats.clones, stats.failed) == (4, 1)
     assert stats.start_p50 is not None and stats.result_p50 is not None
-    assert 0 < stats.start_p50 < stats.result_p50 <= (stats.result_p99 or 0)
+    assert stats.start_p50 > 0 and 0 < stats.result_p50 <= (stats.result_p99 or 0)
     assert [(row.name, row.clones) for row in stats.imports] == [("colorsys", 3)]
     assert "colorsys" in str(stats)
     assert stats.to_json()["clones"] == 4
