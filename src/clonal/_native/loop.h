@@ -19,7 +19,8 @@ struct slot {
     int32_t fd; /* owned; -1 when closed early */
     pid_t pid;
     int32_t next_free;
-    uint8_t kind, flags, watched;
+    uint8_t kind, flags, watched, told;
+    int64_t started;  /* CLOCK_MONOTONIC */
     int64_t deadline; /* 0: none */
 };
 
@@ -74,6 +75,10 @@ void reap(struct loop *loop);
 
 /* The other end of a slot's socket closed, or a standby clone says that it is ready. */
 void socket_event(struct loop *loop, int index, uint32_t events);
+
+/* Tells the clients' handles which clones have started, with pid and pidfd, as far as not yet done. Not
+ * at the fork: on few processors the client that this wakes would delay the clone. */
+void tell_started(struct loop *loop);
 
 /* Kills the clones whose time is up. */
 void enforce_deadlines(struct loop *loop);

@@ -23,7 +23,8 @@
 #define LESSONS 3
 #define ENDING_GRACE (5 * NS) /* how long clones that have answered may flush after the client left */
 
-/* Receives one order and its socket. 1: got one; 0: nothing now; -1: the client is gone. */
+/* Receives one order and its socket. 1: got one; 0: nothing now, or only the question which clones have
+ * started, which is answered; -1: the client is gone. */
 static int receive_order(struct loop *loop, struct order *order, int *fd)
 {
     struct iovec part = {order, sizeof *order};
@@ -40,6 +41,8 @@ static int receive_order(struct loop *loop, struct order *order, int *fd)
         return 0;
     if (got <= 0)
         return -1;
+    if (got == 1)
+        tell_started(loop);
     struct cmsghdr *head = CMSG_FIRSTHDR(&message);
     if (head == NULL || head->cmsg_type != SCM_RIGHTS || got != (long)sizeof *order)
         return 0;
@@ -195,11 +198,12 @@ static PyObject *serve(PyObject *self, PyObject *args)
     set_signals(&birth);
     for (;;) {
         if (turn(loop, &birth)) {
+            long long born = now_ns();
             if (birth.standby) /* ahead it is free; on demand it costs what the faults would have */
                 prefault_learnt(board);
             PyOS_AfterFork_Child();
-            return Py_BuildValue("(iOKi)", birth.wire, birth.standby ? Py_True : Py_False,
-                                 (unsigned long long)(uintptr_t)board, birth.slot);
+            return Py_BuildValue("(iOKiL)", birth.wire, birth.standby ? Py_True : Py_False,
+                                 (unsigned long long)(uintptr_t)board, birth.slot, born);
         }
         if (!mapped && __atomic_load_n(&board->run_count, __ATOMIC_ACQUIRE)) {
             mapped = 1;
@@ -220,6 +224,6 @@ PyMethodDef clonal_serve_methods[] = {
     {"serve", serve, METH_VARARGS,
      "serve(control, board, wire, standby): the template's loop. Returns None in the template when the "
      "client\n"
-     "is gone, and in each child (socket, is_standby, board_address, slot)."},
+     "is gone, and in each child (socket, is_standby, board_address, slot, born_ns)."},
     {NULL},
 };

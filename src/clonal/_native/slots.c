@@ -72,11 +72,21 @@ static void unwatch(struct loop *loop, struct slot *slot)
 
 static void send_started(struct slot *slot)
 {
-    struct message message = {.kind = MSG_STARTED, .value = slot->pid, .ns = now_ns()};
+    struct message message = {.kind = MSG_STARTED, .value = slot->pid, .ns = slot->started};
+    if (slot->told || slot->fd < 0)
+        return;
     int pidfd = (int)SYS(SYS_pidfd_open, slot->pid, 0);
     send_message(slot->fd, &message, sizeof message, pidfd);
     if (pidfd >= 0)
         SYS(SYS_close, pidfd);
+    slot->told = 1;
+}
+
+void tell_started(struct loop *loop)
+{
+    for (int i = 0; i < loop->used; i++)
+        if (loop->slots[i].kind == CLONE)
+            send_started(&loop->slots[i]);
 }
 
 /* Hands the order to a standby clone. False when none is ready. */
@@ -104,7 +114,7 @@ static int hand_over(struct loop *loop, const struct order *order, int fd)
         loop->board->handed++;
         if (loop->replenish_at == 0)
             loop->replenish_at = now_ns() + REPLENISH_AFTER;
-        send_started(slot);
+        slot->started = now_ns();
         watch(loop, i, EPOLLRDHUP);
         return 1;
     }
@@ -144,7 +154,7 @@ int make_clone(struct loop *loop, struct birth *birth, const struct order *order
         refuse(fd, (int)-pid);
         return 0;
     }
-    send_started(slot);
+    slot->started = now_ns();
     watch(loop, index, EPOLLRDHUP);
     return 0;
 }
@@ -203,6 +213,7 @@ static void clone_ended(struct loop *loop, int index, int status, const struct r
             .minflt = (uint64_t)usage->ru_minflt,
             .maxrss_kb = (uint64_t)usage->ru_maxrss,
         };
+        send_started(slot);
         send_message(slot->fd, &message, sizeof message, -1);
     }
     if (slot->kind == STANDBY_STARTING)

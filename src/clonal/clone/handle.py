@@ -60,6 +60,7 @@ class Clone:
         self._waiting: list[Any] = []
         self._pid = 0
         self._pidfd = -1
+        self._introduced = False  # whether the template has sent pid and pidfd
         self._wants_pidfd = False
         self._killed = False
         self._answered = False
@@ -133,7 +134,8 @@ class Clone:
         kind, flags, _, value, ns = wire.HEAD.unpack_from(data)
         if kind == wire.STARTED:
             self._pid = value
-            self.started_ns = ns
+            self._introduced = True
+            self.started_ns = self.started_ns or ns
             if fds:
                 self._pidfd = process.hold(fds[0])
         elif kind == wire.EXITED:
@@ -146,7 +148,8 @@ class Clone:
     def _take_answer(
         self, kind: int, flags: int, notes: int, ns: int, data: bytes, fds: tuple[int, ...]
     ) -> None:
-        start = wire.HEAD.size
+        start = wire.HEAD.size + wire.BIRTH.size
+        self._pid, self.started_ns = wire.BIRTH.unpack_from(data, wire.HEAD.size)
         try:
             if notes:
                 self.imported = wire.unpack(0, data[start : start + notes], ())
@@ -221,6 +224,15 @@ class Clone:
     def _is_started(self) -> bool:
         return self._pid > 0 or self._ended
 
+    def _is_introduced(self) -> bool:
+        return self._introduced or self._ended
+
+    def _ask_started(self, ready: Callable[[], bool]) -> None:
+        """The template tells pid and pidfd when it is asked, or with the end of the clone."""
+        if not self._poll(ready):
+            self._template.ask_started()
+            self._wait_until(ready, None)
+
     def result(self, timeout: float | None = None) -> Any:
         """What the function returned, or its exception raised. Past `timeout` seconds it raises
         CloneTimeout and the clone goes on."""
@@ -262,26 +274,28 @@ class Clone:
     def pid(self) -> int:
         """The clone's process id; 0 if it never began."""
         if not self._pid:
-            self._wait_until(self._is_started, None)
+            self._ask_started(self._is_started)
         return self._pid
 
     @property
     def pidfd(self) -> int:
         """A pidfd, open as long as this handle. Ask for it while the clone runs."""
         self._wants_pidfd = True
-        self._wait_until(self._is_started, None)
+        self._ask_started(self._is_introduced)
         if self._pidfd < 0:
             raise ProcessLookupError(f"clone {self._pid} has ended")
         return self._pidfd
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """Sends a signal, SIGKILL if none is named. A clone that has ended is no error."""
-        self._wait_until(self._is_started, None)
+        self._ask_started(self._is_introduced)
         self._poll(self._is_ended)
         self._killed = True
         with self._guard, contextlib.suppress(ProcessLookupError):
             if self._pidfd >= 0:
                 signal.pidfd_send_signal(self._pidfd, signum)
+            elif not self._ended:  # before Linux 5.3
+                os.kill(self._pid, signum)
 
     @property
     def stdout(self) -> bytes:

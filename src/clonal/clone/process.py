@@ -115,6 +115,12 @@ class TemplateProcess:
         """What the template says; empty when it has died, None when the time is up."""
         return _native.wire_next(self.control, self.pidfd, -1 if timeout is None else int(timeout * 1000))
 
+    def ask_started(self) -> None:
+        """Makes the template tell which clones have started. Nothing happens if it is gone."""
+        with self.sending, contextlib.suppress(OSError):
+            if self.control >= 0:
+                _native.wire_send(self.control, b"?", b"", ())
+
     def became(self, pid: int, pidfd: int) -> None:
         """The template proper is another process than the one that was started."""
         old, self.pid, self.pidfd = self.pidfd, pid, hold(pidfd)

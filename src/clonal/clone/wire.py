@@ -33,6 +33,7 @@ NOTES_MOST = 32 * 1024
 OUT_OF_BAND = 16 * 1024  # smaller buffers are copied into the pickle: a descriptor costs more
 ALIGN = 64
 
+BIRTH = struct.Struct("=iq")  # pid and first instruction (ns): after the head of an answer
 USAGE = struct.Struct("=QQQ")  # cpu_us, minflt, maxrss_kb: the rest of an EXITED message
 
 Dumps = Callable[..., bytes]
@@ -140,16 +141,18 @@ def _private_view(fd: int) -> memoryview:
     return view
 
 
-def head(kind: int, flags: int = 0, notes: bytes = b"") -> bytes:
+def head(kind: int, flags: int = 0, notes: bytes = b"", birth: bytes = b"") -> bytes:
     """A message's beginning up to its payload."""
-    return HEAD.pack(kind, flags, 0, len(notes), time.monotonic_ns()) + notes
+    return HEAD.pack(kind, flags, 0, len(notes), time.monotonic_ns()) + birth + notes
 
 
-def send(fd: int, kind: int, packed: Packed, notes: bytes = b"", more_fds: tuple[int, ...] = ()) -> None:
+def send(
+    fd: int, kind: int, packed: Packed, notes: bytes = b"", more_fds: tuple[int, ...] = (), birth: bytes = b""
+) -> None:
     """Sends a packed payload and closes its descriptors."""
     flags, body, fds = packed
     try:
-        _native.wire_send(fd, head(kind, flags, notes), body, fds + more_fds)
+        _native.wire_send(fd, head(kind, flags, notes, birth), body, fds + more_fds)
     finally:
         close_all(fds)
 

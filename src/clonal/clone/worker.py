@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from typing import Any, NoReturn
 
 from clonal import _native
@@ -48,12 +49,12 @@ def rehearse() -> None:
         reseed()
         ours, theirs = _native.wire_pair()
         wire.send(ours, wire.REQUEST, pickling.pack_call((len, ((),), {}), None))
-        _serve_request(theirs, 0, 0, None)
+        _serve_request(theirs, 0, 0, None, 0)
         wire.close_all((ours, theirs))
     births.expect()
 
 
-def main(socket: int, is_standby: bool, board: int, slot: int) -> NoReturn:
+def main(socket: int, is_standby: bool, board: int, slot: int, born: int) -> NoReturn:
     """The life of a clone."""
     global _wire
     _wire = socket
@@ -62,7 +63,8 @@ def main(socket: int, is_standby: bool, board: int, slot: int) -> NoReturn:
         begun = _begin()
         if is_standby:
             _wire = socket = _stand_by(socket)
-        code = _serve_request(socket, board, slot, begun)
+            born = time.monotonic_ns()
+        code = _serve_request(socket, board, slot, begun, born)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     end_process(code)
@@ -97,14 +99,14 @@ def _stand_by(socket: int) -> int:
     return fds[0]
 
 
-def _serve_request(socket: int, board: int, slot: int, begun: BaseException | None) -> int:
+def _serve_request(socket: int, board: int, slot: int, begun: BaseException | None, born: int) -> int:
     message, fds = _native.wire_receive(socket)
     if not message:
         os._exit(0)  # the client was gone before we began
     modules = len(sys.modules)
     kind, reply, code = _run(message, fds, begun)
     if kind:
-        _answer(socket, board, slot, kind, reply, modules)
+        _answer(socket, board, slot, kind, reply, modules, born)
     return code
 
 
@@ -147,7 +149,9 @@ def exit_code(error: SystemExit) -> int:
     return 1
 
 
-def _answer(socket: int, board: int, slot: int, kind: int, reply: wire.Packed, modules: int) -> None:
+def _answer(
+    socket: int, board: int, slot: int, kind: int, reply: wire.Packed, modules: int, born: int
+) -> None:
     flush_streams()  # what the clone printed is out before its result is
     notes = b""
     if len(sys.modules) > modules:
@@ -156,7 +160,7 @@ def _answer(socket: int, board: int, slot: int, kind: int, reply: wire.Packed, m
         notes = describe_imports()
     _native.board_deliver(board, slot)
     try:
-        wire.send(socket, kind, reply, notes)
+        wire.send(socket, kind, reply, notes, birth=wire.BIRTH.pack(os.getpid(), born))
     except ConnectionError:
         pass  # nobody waits for it any more
     _native.learn_pages(board)
