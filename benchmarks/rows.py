@@ -14,6 +14,7 @@ from clonal.bench.driver import Subject
 OURS = "image-immortal"
 LEAST = ["clonal.bench.nothing"]  # what a template must have loaded to be asked for nothing
 FORKS = 15  # forks timed in a row, per round
+USE = ["read_all", "write:0.01"]
 Row = tuple[str, float, dict[str, Any]]
 
 
@@ -77,11 +78,14 @@ def next_generation(stand: Stand, _options: Any) -> Iterator[Row]:
         forks = stand.interleave(
             {
                 "template": asking(subject, "forks", count=FORKS),
-                "used clone": asking(subject, "generation", count=FORKS, work=["read_all", "write:0.01"]),
+                "as it is": asking(subject, "generation", count=FORKS, work=USE),
+                "frozen again": asking(subject, "generation", count=FORKS, work=USE, again=True),
             },
             rounds=min(stand.rounds, 9),
         )
-    yield _ratio("generation", forks, "used clone", "template")
+    as_it_is = median(forks["as it is"]) / median(forks["template"])
+    note = f"frozen again, as by Template.here(); as it is {as_it_is:.2f} ×"
+    yield _ratio("generation", forks, "frozen again", "template", note=note)
 
 
 def round_trips(stand: Stand, _options: Any) -> Iterator[Row]:

@@ -11,14 +11,21 @@ from clonal.bench.launchers import reap
 from clonal.bench.work import op
 
 
-def generation(count: int, work: list[str]) -> list[int]:
-    """A clone does `work`, then forks `count` children; the time of each fork call in nanoseconds."""
+def generation(count: int, work: list[str], again: bool = False) -> list[int]:
+    """A clone does `work`, then forks `count` children; the time of each fork call in nanoseconds.
+
+    `again`: it freezes again before, as `Template.here()` does in a clone.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             for name in work:
                 op(name)(HEAP)
+            if again:
+                import clonal
+
+                clonal.freeze()
             os.write(writer, struct.pack(f"{count}q", *(time_fork() for _ in range(count))))
             os._exit(0)
         finally:
