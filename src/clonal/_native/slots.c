@@ -213,7 +213,6 @@ static void clone_ended(struct loop *loop, int index, int status, const struct r
             .minflt = (uint64_t)usage->ru_minflt,
             .maxrss_kb = (uint64_t)usage->ru_maxrss,
         };
-        send_started(slot);
         send_message(slot->fd, &message, sizeof message, -1);
     }
     if (slot->kind == STANDBY_STARTING)
@@ -236,14 +235,19 @@ void reap(struct loop *loop)
     int status;
     SYS(SYS_read, loop->sigfd, &info, sizeof info);
     for (;;) {
-        long pid = SYS(SYS_wait4, -1, &status, WNOHANG, &usage);
-        if (pid <= 0)
+        siginfo_t ended = {.si_pid = 0};
+        SYS(SYS_waitid, P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT, NULL);
+        if (ended.si_pid == 0)
             return;
-        for (int i = 0; i < loop->used; i++)
-            if (loop->slots[i].kind != FREE && loop->slots[i].pid == (pid_t)pid) {
-                clone_ended(loop, i, status, &usage);
-                break;
-            }
+        int index = 0;
+        while (index < loop->used &&
+               (loop->slots[index].kind == FREE || loop->slots[index].pid != ended.si_pid))
+            index++;
+        if (index < loop->used && loop->slots[index].kind == CLONE)
+            send_started(&loop->slots[index]); /* while its pid is still its own */
+        SYS(SYS_wait4, ended.si_pid, &status, WNOHANG, &usage);
+        if (index < loop->used)
+            clone_ended(loop, index, status, &usage);
     }
 }
 
