@@ -12,6 +12,7 @@ import pytest
 
 import clonal
 from tests import clone_work as work
+from tests.support import run_script
 
 
 def _wait_ready(template: clonal.Template, count: int) -> None:
@@ -119,3 +120,25 @@ def test_a_standby_clone_answers_sooner_than_one_on_demand() -> None:
                 times[standby].append(time.perf_counter() - start)
                 clone.wait()
         assert statistics.median(times[1]) < statistics.median(times[0]), times
+
+
+def test_later_clones_find_what_they_always_read_already_mapped() -> None:
+    """The first clones tell what they read; from then on fork copies those entries."""
+    run_script(
+        """
+        import resource
+        import clonal
+
+        def faults():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+        if __name__ == "__main__":
+            with clonal.Template() as template:
+                counts = []
+                for _ in range(8):
+                    with template.clone(faults) as clone:
+                        counts.append(clone.result())
+                        clone.wait()
+            assert counts[-1] < counts[0] * 0.7, counts
+        """
+    )

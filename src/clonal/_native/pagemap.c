@@ -1,4 +1,5 @@
-/* Which pages do clones always write? The first clones tell, standby clones copy those ahead.
+/* Which pages do clones always write, and which always read? The first clones tell; standby clones copy
+ * the former ahead, and the template maps the latter, so that fork copies the entries.
  *
  * A page of a private mapping that is anonymous and mapped by this process alone was copied (or newly
  * made) by it: bits 63 (present), 61 (file or shared memory) and 56 (exclusively mapped) of
@@ -27,7 +28,7 @@
 #define PM_FILE (1ULL << 61)
 #define PM_EXCLUSIVE (1ULL << 56)
 
-enum { PREFAULT_MOST = 8192, ENTRIES = 2048 };
+enum { PREFAULT_MOST = 8192, READ_MOST = 3072, BLOCK_PAGES = 512 };
 
 struct reader {
     int fd;
@@ -62,20 +63,28 @@ static uint64_t next_hex(struct reader *reader)
     }
 }
 
-/* The next private writable mapping of /proc/self/maps. False at the end. */
-static int next_mapping(struct reader *reader, uint64_t *start, uint64_t *end)
+struct mapping {
+    uint64_t start, end;
+    int writable;
+};
+
+/* The next private, readable mapping of /proc/self/maps that is not the kernel's. False at the end. */
+static int next_mapping(struct reader *reader, struct mapping *found)
 {
     for (;;) {
-        *start = next_hex(reader);
-        *end = next_hex(reader);
+        found->start = next_hex(reader);
+        found->end = next_hex(reader);
         char perms[4] = {0};
         for (int i = 0; i < 4; i++)
             perms[i] = (char)next_char(reader);
-        int c;
-        while ((c = next_char(reader)) != '\n')
+        int c, before = 0, special = 0; /* [vdso], [vvar], [stack] */
+        for (; (c = next_char(reader)) != '\n'; before = c) {
             if (c < 0)
                 return 0;
-        if (perms[1] == 'w' && perms[3] == 'p')
+            special |= before == '[' && (c == 'v' || c == 's');
+        }
+        found->writable = perms[1] == 'w';
+        if (perms[0] == 'r' && perms[3] == 'p' && !special)
             return 1;
     }
 }
@@ -96,13 +105,29 @@ static int count_page(struct board *board, uint64_t page, uint64_t page_size, in
     return 0;
 }
 
-static int count_mapping(struct board *board, int pagemap, uint64_t start, uint64_t end, uint64_t size)
+/* True if all of a block's entries are a file's: a huge page, which clones map by one fault anyway. */
+static int is_huge(const uint64_t *entries, ssize_t count)
 {
-    uint64_t entries[ENTRIES];
-    for (uint64_t page = start / size; page < end / size; page += ENTRIES) {
-        uint64_t count = end / size - page < ENTRIES ? end / size - page : ENTRIES;
-        ssize_t got = pread(pagemap, entries, count * 8, (off_t)(page * 8));
-        for (ssize_t i = 0; i < got / 8; i++) {
+    if (count < BLOCK_PAGES)
+        return 0;
+    for (ssize_t i = 0; i < count; i++)
+        if ((entries[i] & (PM_PRESENT | PM_FILE)) != (PM_PRESENT | PM_FILE))
+            return 0;
+    return 1;
+}
+
+/* Counts what is mapped of one mapping, block by block. False when the table is too full to go on. */
+static int count_mapping(struct board *board, int pagemap, const struct mapping *mapping, uint64_t size)
+{
+    uint64_t entries[BLOCK_PAGES], last = mapping->end / size;
+    for (uint64_t page = mapping->start / size, next; page < last; page = next) {
+        next = (page / BLOCK_PAGES + 1) * BLOCK_PAGES;
+        if (next > last)
+            next = last;
+        ssize_t got = pread(pagemap, entries, (next - page) * 8, (off_t)(page * 8)) / 8;
+        if (is_huge(entries, got))
+            continue;
+        for (ssize_t i = 0; i < got; i++) {
             int written = (entries[i] & (PM_PRESENT | PM_FILE | PM_EXCLUSIVE)) == (PM_PRESENT | PM_EXCLUSIVE);
             if (entries[i] & PM_PRESENT && !count_page(board, (page + (uint64_t)i) * size, size, written))
                 return 0;
@@ -121,9 +146,9 @@ static int by_address(const void *a, const void *b)
 static uint64_t collect(const struct board *board, int written, uint64_t *pages, struct run *runs,
                         uint64_t size)
 {
-    int count = 0;
+    int count = 0, most = written ? PREFAULT_MOST : READ_MOST;
     uint64_t found = 0;
-    for (int i = 0; i < LEARNT && count < PREFAULT_MOST; i++) {
+    for (int i = 0; i < LEARNT && count < most; i++) {
         const struct learnt_page *entry = &board->table[i];
         int often = entry->written * 2 > board->lessons;
         if (!written)
@@ -161,19 +186,55 @@ int prefault_learnt(const struct board *board)
     return runs;
 }
 
+/* The first of the runs (by address) that ends behind `address`. */
+static const struct run *first_run(const struct run *runs, uint64_t count, uint64_t address)
+{
+    while (count && runs->start + runs->size <= address)
+        runs++, count--;
+    return count ? runs : NULL;
+}
+
+/* Makes one page of the mapping this process's own, with the same content: only then fork copies the
+ * mapping's entries. What may not be written is written as a debugger writes a breakpoint. */
+static void own_a_page(const struct mapping *mapping, uint64_t address, uint64_t size, int memory)
+{
+    char byte;
+    if (mapping->writable)
+        SYS(SYS_madvise, address, size, MADV_POPULATE_WRITE);
+    else if (pread(memory, &byte, 1, (off_t)address) == 1 && pwrite(memory, &byte, 1, (off_t)address) != 1)
+        return; /* not allowed here: clones fault as before */
+}
+
 void map_learnt_reads(const struct board *board)
 {
-    for (uint64_t i = 0; i < board->read_count; i++)
-        SYS(SYS_madvise, board->reads[i].start, board->reads[i].size, MADV_POPULATE_READ);
-    for (uint64_t i = 0; i < board->run_count; i++)
-        SYS(SYS_madvise, board->runs[i].start, (uint64_t)sysconf(_SC_PAGESIZE), MADV_POPULATE_WRITE);
+    struct reader reader = {.at = 0, .length = 0};
+    struct mapping mapping;
+    uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE);
+    int memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+    reader.fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    while (reader.fd >= 0 && next_mapping(&reader, &mapping)) {
+        const struct run *read = first_run(board->reads, board->read_count, mapping.start);
+        if (!read || read->start >= mapping.end)
+            continue;
+        const struct run *written = first_run(board->runs, board->run_count, mapping.start);
+        int known =
+            mapping.writable && written && written->start >= mapping.start && written->start < mapping.end;
+        own_a_page(&mapping, known ? written->start : read->start, size, memory);
+        for (; read < board->reads + board->read_count && read->start < mapping.end; read++)
+            SYS(SYS_madvise, read->start, read->size, MADV_POPULATE_READ);
+    }
+    if (memory >= 0)
+        close(memory);
+    if (reader.fd >= 0)
+        close(reader.fd);
 }
 
 static PyObject *learn_pages(PyObject *self, PyObject *args)
 {
     unsigned long long address;
     struct reader reader = {.at = 0, .length = 0};
-    uint64_t start, end, size = (uint64_t)sysconf(_SC_PAGESIZE);
+    struct mapping mapping;
+    uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE);
     (void)self;
     if (!PyArg_ParseTuple(args, "K", &address))
         return NULL;
@@ -183,7 +244,7 @@ static PyObject *learn_pages(PyObject *self, PyObject *args)
     int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     reader.fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
     if (pagemap >= 0 && reader.fd >= 0) {
-        while (next_mapping(&reader, &start, &end) && count_mapping(board, pagemap, start, end, size))
+        while (next_mapping(&reader, &mapping) && count_mapping(board, pagemap, &mapping, size))
             ;
     }
     if (__atomic_add_fetch(&board->learnt_clones, 1, __ATOMIC_ACQ_REL) == board->lessons)
