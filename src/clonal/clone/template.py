@@ -21,7 +21,8 @@ from clonal.clone.options import PLAIN, Options
 from clonal.clone.process import TemplateProcess
 from clonal.clone.stats import Recorder, Stats
 from clonal.errors import CloneRefused, TemplateClosed, TemplateDied, WrongProcess
-from clonal.kernel.headroom import Headroom
+from clonal.kernel import procfs
+from clonal.kernel.headroom import PRIVATE_BYTES, Headroom
 from clonal.kernel.oom import OomWatch
 
 Setup = str | Callable[[], Any] | None
@@ -86,6 +87,7 @@ class Template:
         self._files = ready.files
         self._told_stale: list[str] = []
         self._headroom = Headroom(ready.pid)
+        self._expected = PRIVATE_BYTES
         self._process.oom = OomWatch(ready.pid)
 
     # -- cloning -----------------------------------------------------------------------------------
@@ -140,7 +142,7 @@ class Template:
         if self._files is not None and (changed := self._files.changed()) != self._told_stale:
             self._handle_stale(changed)
         try:
-            self._headroom.check()
+            self._headroom.check(private_bytes=self._expected)
         except ProcessLookupError as error:  # it reads what /proc says of the template
             raise self._why_not(self._process, error) from None
 
@@ -166,7 +168,7 @@ class Template:
 
     def _note_answer(self, clone: Clone) -> None:
         self._recorder.answered(clone)
-        self._headroom.done()
+        self._headroom.done(private_bytes=self._expected)
         if not clone._ended:
             self._answered.append(weakref.ref(clone))
 
@@ -181,8 +183,18 @@ class Template:
             except IndexError:
                 return
             clone = reference()
-            if clone is not None and not clone._poll(clone._is_ended):
+            if clone is None:
+                continue
+            if clone._poll(clone._is_ended):
+                self._expect(clone)
+            else:
                 self._answered.append(reference)
+
+    def _expect(self, clone: Clone) -> None:
+        """What headroom reckons with for the next clone: as many pages as the greatest of late faulted."""
+        if clone.usage is not None:
+            faulted = clone.usage.minor_faults * procfs.PAGE
+            self._expected = max(PRIVATE_BYTES, self._expected * 7 // 8, faulted)
 
     def _end_retired(self) -> None:
         for old in list(self._retired):
