@@ -457,7 +457,7 @@ def test_a_clone_without_room_is_refused_with_the_limit(monkeypatch: pytest.Monk
     assert caught.value.limit == "tasks"
 
 
-def _refuse() -> None:
+def _refuse(**_: int) -> None:
     raise clonal.CloneRefused("tasks", 1, 0, "tasks")
 
 
@@ -500,7 +500,7 @@ def test_a_fork_that_the_kernel_refuses_is_reported_and_the_template_goes_on() -
 
         if __name__ == "__main__":
             with clonal.Template() as template:
-                template._headroom.check = lambda: None
+                template._headroom.check = lambda **_: None
                 before = resource.prlimit(template.pid, resource.RLIMIT_NPROC)
                 resource.prlimit(template.pid, resource.RLIMIT_NPROC, (1, before[1]))
                 try:
