@@ -5,7 +5,7 @@
  * with "whole", between the first two calls of getpgid.
  * MODE error: the call is not made and returns -ERRNO. MODE unmapped: if it is an mmap over something, the
  * range is unmapped and the call returns -ENOMEM, as the kernel may do. K = 0 fails nothing. A close is made
- * even when it "fails", as Linux does.
+ * even when it "fails", as Linux does, and a brk that fails returns the break as it is.
  * Checksums every private mapping at both ends of the window. Prints one line of JSON: the number of calls,
  * their numbers in order, the one that failed, and how many mappings read differently afterwards. */
 #define _GNU_SOURCE
@@ -182,13 +182,17 @@ int main(int argc, char **argv)
         if (unmapped && !fixed)
             continue;
         failed_call = regs.orig_rax;
-        if (regs.orig_rax != SYS_close)
+        bool asks = regs.orig_rax == SYS_brk;
+        if (asks)
+            regs.rdi = 0;
+        else if (regs.orig_rax != SYS_close)
             regs.orig_rax = unmapped ? SYS_munmap : -1;
         if (ptrace(PTRACE_SETREGS, pid, 0, &regs) < 0)
             die("PTRACE_SETREGS");
         next_stop(&status);
         regs = registers();
-        regs.rax = unmapped ? -ENOMEM : -error;
+        if (!asks)
+            regs.rax = unmapped ? -ENOMEM : -error;
         if (ptrace(PTRACE_SETREGS, pid, 0, &regs) < 0)
             die("PTRACE_SETREGS");
     }

@@ -69,7 +69,7 @@ def whole_freeze() -> list[str]:
     os.getpgid(0)
     try:
         return clonal.freeze(hugepages=PLAN["huge"]).degraded
-    except (clonal.Error, OSError, MemoryError, ImportError) as error:
+    except (clonal.Error, OSError, MemoryError, ImportError, LookupError) as error:
         return [repr(error)]
     finally:
         os.getpgid(0)
