@@ -166,7 +166,7 @@ def growth(hugepages):
     return forked(clone_of_a_clone)
 huge, small = growth(True), growth(False)
 assert huge < 64 << 10, (huge, small)
-assert small > 128 << 10, (huge, small)  # what the trap is
+assert small > 64 << 10, (huge, small)  # what the trap is
 """)
 
 
