@@ -176,10 +176,16 @@ def strace() -> int | None:
     return masks[masks.index(first) + 1] - first - 1
 
 
+MMAP = 9
+
+
 def chosen(calls: list[int]) -> list[int]:
-    """Every step-th call, the first, the last, and the first of each kind."""
+    """Every step-th call, the first, the last, and the first of each kind; every step-th mmap where mmap is
+    what fails."""
     if not calls:
         raise SystemExit("no call was seen")
+    if PLAN["mode"] == "unmapped":
+        return [at for at, number in enumerate(calls, 1) if number == MMAP][:: PLAN["step"]]
     firsts = {calls.index(number) + 1 for number in calls}
     return sorted(firsts | set(range(1, len(calls) + 1, PLAN["step"])) | {len(calls)})
 
@@ -192,6 +198,8 @@ def is_wrong(found: dict[str, Any]) -> bool:
 
 def main() -> None:
     guards.install()
+    core.arguments(hugepages=True, compact=False, keep=[])  # imports: with busy threads they take seconds
+    sys.setswitchinterval(1e-4)
     if PLAN["again"]:
         clonal.freeze(immortal=False, hugepages=PLAN["huge"])
         dirty()
