@@ -157,6 +157,7 @@ def test_other_threads_are_stopped_for_the_freeze_and_go_on_after_it() -> None:
     run_script(
         HEAP
         + """
+sys.setswitchinterval(1e-4)  # the counters keep the GIL from what freeze() imports
 objects, raw = heap(16)
 counts = [0, 0]
 stop = threading.Event()

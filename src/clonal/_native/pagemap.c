@@ -30,6 +30,10 @@
 
 enum { PREFAULT_MOST = 8192, READ_MOST = 3072, BLOCK_PAGES = 512 };
 
+/* A mapping with a page of one's own costs a fork 1 to 2 us more: below this many faults it is not worth it.
+ */
+enum { WORTH_FAULTS = 8, WINDOW_SHIFT = 16 };
+
 struct reader {
     int fd;
     int length, at;
@@ -205,6 +209,20 @@ static void own_a_page(const struct mapping *mapping, uint64_t address, uint64_t
         return; /* not allowed here: clones fault as before */
 }
 
+/* How many read faults the runs from `run` on that lie in the mapping would cost a clone: the kernel maps a
+ * window of 64 KiB around each. */
+static uint64_t faults_saved(const struct board *board, const struct run *run, const struct mapping *mapping)
+{
+    uint64_t windows = 0, last = 0;
+    for (; run < board->reads + board->read_count && run->start < mapping->end; run++)
+        for (uint64_t window = run->start >> WINDOW_SHIFT;
+             window <= (run->start + run->size - 1) >> WINDOW_SHIFT; window++) {
+            windows += window != last;
+            last = window;
+        }
+    return windows;
+}
+
 void map_learnt_reads(const struct board *board)
 {
     struct reader reader = {.at = 0, .length = 0};
@@ -214,7 +232,7 @@ void map_learnt_reads(const struct board *board)
     reader.fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
     while (reader.fd >= 0 && next_mapping(&reader, &mapping)) {
         const struct run *read = first_run(board->reads, board->read_count, mapping.start);
-        if (!read || read->start >= mapping.end)
+        if (!read || read->start >= mapping.end || faults_saved(board, read, &mapping) < WORTH_FAULTS)
             continue;
         const struct run *written = first_run(board->runs, board->run_count, mapping.start);
         int known =
