@@ -9,9 +9,9 @@ import os
 import pickle
 import sys
 import types
-import warnings
 from typing import Any
 
+from clonal import _native
 from clonal.clone import ending, hooks, imports, main_rule, worker
 from clonal.clone import surroundings as _loaded_for_clones  # noqa: F401
 from clonal.clone.options import apply_environment
@@ -44,7 +44,7 @@ def settle(config: Config) -> Ready:
         ending.remember_template_exit()
     with blame("reading the freeze options"):
         options = pickle.loads(config.freeze)[0] if isinstance(config.freeze, bytes) else config.freeze
-    quiesce()
+    _native.quiesce()  # the thread pools of numeric libraries stop by their fork handlers
     hazards = _audit(config.private_fds)
     refuse = options is not None and options["threads"] == "refuse"
     dropped = config.dropped + ([] if refuse else leave_threads())
@@ -103,16 +103,6 @@ def leave_threads() -> list[str]:
     from clonal.clone.succession import succeed
 
     return succeed()
-
-
-def quiesce() -> None:
-    """A fork that ends at once: its atfork handlers stop the thread pools of numeric libraries."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a multi-threaded process
-        pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
 
 
 def _audit(private_fds: tuple[int, ...]) -> list[Any]:
