@@ -45,7 +45,8 @@ static void raise_oom_score(void)
     SYS(SYS_close, fd);
 }
 
-/* In the child, before Python runs: leaves only the program's own descriptors, signals and name. */
+/* In the child, before Python runs: leaves only the program's own descriptors, signals and name. Signals stay
+ * blocked until Python's fork handlers have run: a KeyboardInterrupt in one of those would be lost. */
 static void enter_clone(const struct birth *birth)
 {
     SYS(SYS_dup3, birth->fd, birth->wire, O_CLOEXEC);
@@ -60,7 +61,6 @@ static void enter_clone(const struct birth *birth)
     raise_oom_score();
     sigaction(SIGTERM, &birth->term, NULL);
     sigaction(SIGCHLD, &birth->chld, NULL);
-    SYS(SYS_rt_sigprocmask, SIG_SETMASK, &birth->mask, NULL, sizeof birth->mask);
 }
 
 long fork_child(struct loop *loop, struct birth *birth)

@@ -13,6 +13,7 @@ extern PyMethodDef clonal_immortal_methods[];  /* immortal.c: immortalise, self-
 extern PyMethodDef clonal_pools_methods[];     /* pools.c: detach half-used allocator pools */
 extern PyMethodDef clonal_serve_methods[];     /* serve.c: the template's wait loop */
 extern PyMethodDef clonal_birth_methods[];     /* birth.c: from a fork to the child's first line of Python */
+extern PyMethodDef clonal_life_methods[];      /* life.c: what a clone does where nothing is unusual */
 extern PyMethodDef clonal_wire_methods[];      /* wire.c: messages with descriptors, the board */
 extern PyMethodDef clonal_launch_methods[];    /* launch.c: vfork + exec through clone3 */
 extern PyMethodDef clonal_interpose_methods[]; /* interpose.c: madvise, mremap, syscall on image pages */

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -28,11 +29,11 @@
 #define PM_FILE (1ULL << 61)
 #define PM_EXCLUSIVE (1ULL << 56)
 
-enum { PREFAULT_MOST = 8192, READ_MOST = 3072, BLOCK_PAGES = 512 };
+enum { PREFAULT_MOST = 8192, READ_MOST = 3072, BLOCK_PAGES = 512, ISOLATE_MOST = 8192 };
 
 /* A mapping with a page of one's own costs a fork 1 to 2 us more: below this many faults it is not worth it.
  */
-enum { WORTH_FAULTS = 8, WINDOW_SHIFT = 16 };
+enum { WORTH_FAULTS = 6, WINDOW_SHIFT = 16 };
 
 struct reader {
     int fd;
@@ -109,15 +110,94 @@ static int count_page(struct board *board, uint64_t page, uint64_t page_size, in
     return 0;
 }
 
+/* Mapped here, and a page of a file or of shared memory: dropped, it comes back the same. */
+static int is_files(uint64_t entry)
+{
+    return (entry & (PM_PRESENT | PM_FILE)) == (PM_PRESENT | PM_FILE);
+}
+
+static int is_own(uint64_t entry)
+{
+    return (entry & (PM_PRESENT | PM_FILE)) == PM_PRESENT;
+}
+
 /* True if all of a block's entries are a file's: a huge page, which clones map by one fault anyway. */
 static int is_huge(const uint64_t *entries, ssize_t count)
 {
     if (count < BLOCK_PAGES)
         return 0;
     for (ssize_t i = 0; i < count; i++)
-        if ((entries[i] & (PM_PRESENT | PM_FILE)) != (PM_PRESENT | PM_FILE))
+        if (!is_files(entries[i]))
             return 0;
     return 1;
+}
+
+/* Reads the entries of the block that `page` (a page number) lies in, up to `last`; how many. */
+static ssize_t read_block(int pagemap, uint64_t page, uint64_t last, uint64_t *entries)
+{
+    uint64_t next = (page / BLOCK_PAGES + 1) * BLOCK_PAGES;
+    long got = SYS(SYS_pread64, pagemap, entries, ((next < last ? next : last) - page) * 8, page * 8);
+    return got < 0 ? 0 : got / 8;
+}
+
+static int open_pagemap(pid_t pid)
+{
+    char path[40];
+    snprintf(path, sizeof path, "/proc/%d/pagemap", (int)pid);
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static void close_all(int a, int b, int c)
+{
+    for (int i = 0, fds[] = {a, b, c}; i < 3; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+}
+
+/* Makes of each page of the run a mapping of its own, and drops what fork copied of it. */
+static int isolate(uint64_t first, uint64_t count, uint64_t size)
+{
+    for (uint64_t page = first; page < first + count; page += 2)
+        if (SYS(SYS_madvise, page * size, size, MADV_SEQUENTIAL) < 0)
+            return 0;
+    return SYS(SYS_madvise, first * size, count * size, MADV_DONTNEED) == 0;
+}
+
+/* Isolates what the template has mapped of a file's pages in this mapping; how many pages. */
+static int isolate_mapping(const struct mapping *mapping, int template, int own, uint64_t size, int most)
+{
+    uint64_t theirs[BLOCK_PAGES], ours[BLOCK_PAGES], last = mapping->end / size;
+    int done = 0;
+    for (uint64_t page = mapping->start / size; page < last && done < most;) {
+        ssize_t got = read_block(template, page, last, theirs);
+        if (got <= 0 || read_block(own, page, last, ours) != got)
+            break;
+        for (ssize_t i = 0, count; i < got && !is_huge(theirs, got); i += count + 1) {
+            for (count = 0; i + count < got && is_files(theirs[i + count]) && !is_own(ours[i + count]);)
+                count++;
+            if (count && !isolate(page + (uint64_t)i, (uint64_t)count, size))
+                return done;
+            done += (int)count;
+        }
+        page += (uint64_t)got;
+    }
+    return done;
+}
+
+void begin_lesson(const struct board *board, pid_t template)
+{
+    struct reader reader = {.at = 0, .length = 0};
+    struct mapping mapping;
+    uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE);
+    int left = ISOLATE_MOST, theirs, ours;
+    if (board->learnt_clones >= board->lessons)
+        return;
+    theirs = open_pagemap(template);
+    ours = open_pagemap(getpid());
+    reader.fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    while (theirs >= 0 && ours >= 0 && reader.fd >= 0 && left > 0 && next_mapping(&reader, &mapping))
+        left -= isolate_mapping(&mapping, theirs, ours, size, left);
+    close_all(theirs, ours, reader.fd);
 }
 
 /* Counts what is mapped of one mapping, block by block. False when the table is too full to go on. */
@@ -128,7 +208,7 @@ static int count_mapping(struct board *board, int pagemap, const struct mapping 
         next = (page / BLOCK_PAGES + 1) * BLOCK_PAGES;
         if (next > last)
             next = last;
-        ssize_t got = pread(pagemap, entries, (next - page) * 8, (off_t)(page * 8)) / 8;
+        ssize_t got = read_block(pagemap, page, last, entries);
         if (is_huge(entries, got))
             continue;
         for (ssize_t i = 0; i < got; i++) {
@@ -223,43 +303,93 @@ static uint64_t faults_saved(const struct board *board, const struct run *run, c
     return windows;
 }
 
+/* Whether the page lies in one of the runs; `*run` goes on with ascending pages. */
+static int within(const struct run **run, const struct run *end, uint64_t address)
+{
+    while (*run < end && (*run)->start + (*run)->size <= address)
+        ++*run;
+    return *run < end && (*run)->start <= address;
+}
+
+/* Unmaps what clones do not need of a file's pages in the mapping: fork would copy those entries too. */
+static void drop_unneeded(const struct board *board, const struct mapping *mapping, int pagemap, uint64_t size)
+{
+    const struct run *read = board->reads, *written = board->runs;
+    uint64_t entries[BLOCK_PAGES], last = mapping->end / size;
+    for (uint64_t page = mapping->start / size; page < last;) {
+        ssize_t got = read_block(pagemap, page, last, entries);
+        if (got <= 0)
+            return;
+        for (ssize_t i = 0, count; i < got && !is_huge(entries, got); i += count + 1) {
+            for (count = 0; i + count < got && is_files(entries[i + count]); count++) {
+                uint64_t address = (page + (uint64_t)(i + count)) * size;
+                if (within(&read, board->reads + board->read_count, address) ||
+                    within(&written, board->runs + board->run_count, address))
+                    break;
+            }
+            if (count)
+                SYS(SYS_madvise, (page + (uint64_t)i) * size, (uint64_t)count * size, MADV_DONTNEED);
+        }
+        page += (uint64_t)got;
+    }
+}
+
+/* Whether a page of the mapping is this process's own. */
+static int has_own(const struct mapping *mapping, int pagemap, uint64_t size)
+{
+    uint64_t entries[BLOCK_PAGES], last = mapping->end / size;
+    for (uint64_t page = mapping->start / size; page < last;) {
+        ssize_t got = read_block(pagemap, page, last, entries);
+        if (got <= 0)
+            return 0;
+        for (ssize_t i = 0; i < got; i++)
+            if (is_own(entries[i]))
+                return 1;
+        page += (uint64_t)got;
+    }
+    return 0;
+}
+
+static void populate(const struct run *run, uint64_t count, const struct mapping *mapping)
+{
+    for (; count && run->start < mapping->end; run++, count--)
+        if (run->start >= mapping->start)
+            SYS(SYS_madvise, run->start, run->size, MADV_POPULATE_READ);
+}
+
 void map_learnt_reads(const struct board *board)
 {
     struct reader reader = {.at = 0, .length = 0};
     struct mapping mapping;
     uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE);
-    int memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+    int memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC), pagemap = open_pagemap(getpid());
     reader.fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-    while (reader.fd >= 0 && next_mapping(&reader, &mapping)) {
+    while (reader.fd >= 0 && pagemap >= 0 && next_mapping(&reader, &mapping)) {
         const struct run *read = first_run(board->reads, board->read_count, mapping.start);
-        if (!read || read->start >= mapping.end || faults_saved(board, read, &mapping) < WORTH_FAULTS)
-            continue;
         const struct run *written = first_run(board->runs, board->run_count, mapping.start);
-        int known =
-            mapping.writable && written && written->start >= mapping.start && written->start < mapping.end;
-        own_a_page(&mapping, known ? written->start : read->start, size, memory);
-        for (; read < board->reads + board->read_count && read->start < mapping.end; read++)
-            SYS(SYS_madvise, read->start, read->size, MADV_POPULATE_READ);
+        int known = written && written->start >= mapping.start && written->start < mapping.end;
+        if (!has_own(&mapping, pagemap, size)) {
+            if (!read || read->start >= mapping.end || faults_saved(board, read, &mapping) < WORTH_FAULTS)
+                continue;
+            own_a_page(&mapping, known && mapping.writable ? written->start : read->start, size, memory);
+        }
+        if (read)
+            populate(read, (uint64_t)(board->reads + board->read_count - read), &mapping);
+        if (known)
+            populate(written, (uint64_t)(board->runs + board->run_count - written), &mapping);
+        drop_unneeded(board, &mapping, pagemap, size);
     }
-    if (memory >= 0)
-        close(memory);
-    if (reader.fd >= 0)
-        close(reader.fd);
+    close_all(memory, pagemap, reader.fd);
 }
 
-static PyObject *learn_pages(PyObject *self, PyObject *args)
+void learn(struct board *board)
 {
-    unsigned long long address;
     struct reader reader = {.at = 0, .length = 0};
     struct mapping mapping;
+    if (board->learnt_clones >= board->lessons)
+        return;
     uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE);
-    (void)self;
-    if (!PyArg_ParseTuple(args, "K", &address))
-        return NULL;
-    struct board *board = (struct board *)(uintptr_t)address;
-    if (board == NULL || board->learnt_clones >= board->lessons)
-        Py_RETURN_FALSE;
-    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    int pagemap = open_pagemap(getpid());
     reader.fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
     if (pagemap >= 0 && reader.fd >= 0) {
         while (next_mapping(&reader, &mapping) && count_mapping(board, pagemap, &mapping, size))
@@ -267,15 +397,21 @@ static PyObject *learn_pages(PyObject *self, PyObject *args)
     }
     if (__atomic_add_fetch(&board->learnt_clones, 1, __ATOMIC_ACQ_REL) == board->lessons)
         conclude(board, size);
-    if (pagemap >= 0)
-        close(pagemap);
-    if (reader.fd >= 0)
-        close(reader.fd);
-    Py_RETURN_TRUE;
+    close_all(pagemap, -1, reader.fd);
+}
+
+static PyObject *learn_pages(PyObject *self, PyObject *args)
+{
+    unsigned long long address;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "K", &address))
+        return NULL;
+    learn((struct board *)(uintptr_t)address);
+    Py_RETURN_NONE;
 }
 
 PyMethodDef clonal_pagemap_methods[] = {
     {"learn_pages", learn_pages, METH_VARARGS,
-     "learn_pages(board): counts the pages this clone wrote, if that is still wanted."},
+     "learn_pages(board): counts the pages this clone touched, if that is still wanted."},
     {NULL},
 };

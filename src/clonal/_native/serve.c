@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -176,9 +177,9 @@ static void raise_file_limit(struct birth *birth)
 
 static PyObject *serve(PyObject *self, PyObject *args)
 {
-    int control, board_fd, wire, standby;
+    int control, board_fd, wire, standby, single, only_flushes;
     (void)self;
-    if (!PyArg_ParseTuple(args, "iiii", &control, &board_fd, &wire, &standby))
+    if (!PyArg_ParseTuple(args, "iiiipp", &control, &board_fd, &wire, &standby, &single, &only_flushes))
         return NULL;
     struct board *board = board_map(board_fd);
     if (board == NULL)
@@ -194,16 +195,18 @@ static PyObject *serve(PyObject *self, PyObject *args)
     SYS(SYS_prctl, PR_SET_NAME, "clonal-template", 0, 0, 0);
     board->lessons = LESSONS;
     int mapped = 0;
+    expect_clones(single, only_flushes);
+#ifdef __GLIBC__
+    malloc_trim(0); /* else each clone's first large allocation joins the small free pieces, page by page */
+#endif
     PyOS_BeforeFork();
     set_signals(&birth);
     for (;;) {
         if (turn(loop, &birth)) {
-            long long born = now_ns();
+            begin_lesson(board, birth.parent);
             if (birth.standby) /* ahead it is free; on demand it costs what the faults would have */
                 prefault_learnt(board);
-            PyOS_AfterFork_Child();
-            return Py_BuildValue("(iOKiL)", birth.wire, birth.standby ? Py_True : Py_False,
-                                 (unsigned long long)(uintptr_t)board, birth.slot, born);
+            live(&birth, board);
         }
         if (!mapped && __atomic_load_n(&board->run_count, __ATOMIC_ACQUIRE)) {
             mapped = 1;
@@ -222,8 +225,8 @@ static PyObject *serve(PyObject *self, PyObject *args)
 
 PyMethodDef clonal_serve_methods[] = {
     {"serve", serve, METH_VARARGS,
-     "serve(control, board, wire, standby): the template's loop. Returns None in the template when the "
-     "client\n"
-     "is gone, and in each child (socket, is_standby, board_address, slot, born_ns)."},
+     "serve(control, board, wire, standby, single_threaded, only_flushes): the template's loop. Returns when the "
+     "client is\n"
+     "gone; clones never do. After prepare_life()."},
     {NULL},
 };

@@ -3,6 +3,7 @@
 #define CLONAL_SERVE_H
 
 #include <stdint.h>
+#include <sys/types.h>
 
 /* Every message on a clone's socket starts with this; wire.py has the same format. */
 struct message {
@@ -61,6 +62,14 @@ struct board *board_map(int fd);
 /* Copies, in this process, the pages that earlier clones always wrote: one call for a run of pages
  * costs a fraction of a fault for each. How many runs; 0 while it is not known. */
 int prefault_learnt(const struct board *board);
+
+/* In a clone that is to tell which pages it touches: from here on each costs a fault of its own, so that what
+ * is mapped at the end was touched. (The kernel maps the 15 pages around a read fault too, but none beyond
+ * the mapping: each page that the template has mapped becomes a mapping, in this clone only.) */
+void begin_lesson(const struct board *board, pid_t template);
+
+/* In a clone that has answered: counts the pages it touched, if that is still wanted. */
+void learn(struct board *board);
 
 /* In the template, once it is known: maps what clones always read, and makes a page of its own in each such
  * mapping, so that fork copies the entries: some 10 ns each, against a fault in each clone. */

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "native.h"
 #include "serve.h"
+#include "wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,7 +24,7 @@ union ancillary {
 /* Puts the descriptors of a tuple into `message`. 0, or -1 with a Python error. */
 static int attach_fds(struct msghdr *message, union ancillary *control, PyObject *fds)
 {
-    Py_ssize_t count = PyTuple_GET_SIZE(fds);
+    Py_ssize_t count = fds == NULL ? 0 : PyTuple_GET_SIZE(fds);
     if (count == 0)
         return 0;
     if (count > MOST_FDS) {
@@ -46,7 +47,7 @@ static int attach_fds(struct msghdr *message, union ancillary *control, PyObject
 }
 
 /* sendmsg until it is through, without the GIL; 0, or -1 with a Python error. */
-static int send_all(int fd, const Py_buffer *parts, int count, PyObject *fds)
+int wire_write(int fd, const Py_buffer *parts, int count, PyObject *fds)
 {
     struct iovec vector[2];
     union ancillary control;
@@ -80,7 +81,7 @@ static PyObject *wire_send(PyObject *self, PyObject *args)
     (void)self;
     if (!PyArg_ParseTuple(args, "iy*y*O!", &fd, &parts[0], &parts[1], &PyTuple_Type, &fds))
         return NULL;
-    int failed = send_all(fd, parts, 2, fds);
+    int failed = wire_write(fd, parts, 2, fds);
     PyBuffer_Release(&parts[0]);
     PyBuffer_Release(&parts[1]);
     if (failed)
@@ -98,8 +99,8 @@ static int place_order(int control, const Py_buffer *parts, PyObject *fds, const
     }
     PyObject *passed = NULL;
     Py_buffer body = {.buf = (void *)order, .len = sizeof *order};
-    if (send_all(pair[0], parts, 2, fds) < 0 || (passed = Py_BuildValue("(i)", pair[1])) == NULL ||
-        send_all(control, &body, 1, passed) < 0) {
+    if (wire_write(pair[0], parts, 2, fds) < 0 || (passed = Py_BuildValue("(i)", pair[1])) == NULL ||
+        wire_write(control, &body, 1, passed) < 0) {
         close(pair[0]);
         pair[0] = -1;
     }
@@ -224,12 +225,8 @@ static PyObject *wire_next(PyObject *self, PyObject *args)
     return receive(fd, MSG_DONTWAIT);
 }
 
-static PyObject *wire_receive(PyObject *self, PyObject *args)
+PyObject *wire_read(int fd)
 {
-    int fd;
-    (void)self;
-    if (!PyArg_ParseTuple(args, "i", &fd))
-        return NULL;
     for (;;) {
         PyObject *message = receive(fd, 0);
         if (message != NULL || !PyErr_ExceptionMatches(PyExc_InterruptedError))
@@ -238,6 +235,13 @@ static PyObject *wire_receive(PyObject *self, PyObject *args)
         if (PyErr_CheckSignals() < 0)
             return NULL;
     }
+}
+
+static PyObject *wire_receive(PyObject *self, PyObject *args)
+{
+    int fd;
+    (void)self;
+    return PyArg_ParseTuple(args, "i", &fd) ? wire_read(fd) : NULL;
 }
 
 static PyObject *wire_pair(PyObject *self, PyObject *args)

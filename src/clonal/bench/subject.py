@@ -112,14 +112,14 @@ class Subject:
     def template_forks(self, count: int) -> list[int]:
         return [self.launcher.template_fork() for _ in range(count)]
 
-    def burst(self, seconds: float) -> float:
+    def burst(self, seconds: float, window: int = WINDOW) -> float:
         """Children per second, eight at a time, each of which does nothing."""
         alive: list[Any] = []
         made, start = 0, now()
         while now() - start < seconds * 1e9:
             alive.append(self.launcher.start())
             made += 1
-            if len(alive) >= WINDOW:
+            if len(alive) >= window:
                 self.launcher.finish(alive.pop(0))
         for child in alive:
             self.launcher.finish(child)

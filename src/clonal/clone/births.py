@@ -11,8 +11,9 @@ from __future__ import annotations
 import gc
 import threading
 
+from clonal import _native
+
 _real = threading._after_fork  # type: ignore[attr-defined]
-_expected = False  # True from the template's freeze until the clone is born
 
 
 def lighten() -> bool:
@@ -21,20 +22,15 @@ def lighten() -> bool:
     lists = [each for each in gc.get_referrers(_real) if type(each) is list and all(map(callable, each))]
     if len(lists) != 1 or lists[0].count(_real) != 1:
         return False
-    lists[0][lists[0].index(_real)] = _after_fork
+    lists[0][lists[0].index(_real)] = _native.instead_of(_real)
     return True
 
 
-def expect() -> None:
-    """The next forks are clones of this single-threaded process, frozen as it is now."""
-    global _expected
+def settle() -> None:
+    """Does before the freeze, in the template, what the hook would do in each clone."""
     _real()
-    _expected = len(threading._active) == 1  # type: ignore[attr-defined]
 
 
-def _after_fork() -> None:
-    global _expected
-    if _expected:
-        _expected = False
-    else:
-        _real()
+def single_threaded() -> bool:
+    """Whether clones of this process, as it is now, have nothing to do after the fork."""
+    return len(threading._active) == 1  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ import sys
 from typing import NoReturn
 
 _finalizers_before = -1
-_inherited = False  # whether exit functions and finalizers from before belong to another process
+_owner = 0  # the process that finalizers and files from before belong to; 0: to any that has them
 
 
 def remember_template_exit() -> None:
@@ -28,12 +28,30 @@ def _last_finalizer() -> int:
     return -1 if newest is None else newest.index
 
 
-def leave_exits_behind() -> None:
-    """In a clone: what the template registered with atexit (it may remove the template's files)
-    runs when the template ends; a clone runs what it registers itself."""
-    global _inherited
-    _inherited = True
+def leave_to_this_process() -> None:
+    """In the template, when all is warm: what is to be finalised and flushed belongs to it, and its clones
+    see only to what they made themselves."""
+    global _owner
+    _owner = os.getpid()
+
+
+def forget_exits() -> None:
+    """In a fork that lives on its own: what was registered with atexit is the parent's, and so is what is
+    to be finalised."""
+    global _owner
+    _owner = os.getppid()
     atexit._clear()
+
+
+def _inherited() -> bool:
+    return _owner not in (0, os.getpid())
+
+
+def only_flushes() -> bool:
+    """Whether nothing was left in this process that its clones have to flush at their end, but stdout and
+    stderr."""
+    finalise = sys.modules.get("clonal.image.finalise")
+    return finalise is None or finalise.nothing_left()
 
 
 def flush_streams() -> None:
@@ -63,7 +81,7 @@ def end_process(code: int) -> NoReturn:
 def _say_goodbye() -> None:
     if (threading := sys.modules.get("threading")) is not None:
         threading._shutdown()
-    if _inherited:
+    if _inherited():
         _run_own_finalizers()
     atexit._run_exitfuncs()
     if (logging := sys.modules.get("logging")) is not None:
@@ -86,5 +104,5 @@ def _finish_objects() -> None:
     """Without teardown nothing is finalised by itself: a clone finalises what it made, and flushes."""
     finalise = sys.modules.get("clonal.image.finalise")
     if finalise is not None:
-        for failed in finalise.finish_clone() if _inherited else finalise.flush_all():
+        for failed in finalise.finish_clone() if _inherited() else finalise.flush_all():
             print(failed, file=sys.stderr)

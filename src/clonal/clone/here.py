@@ -14,7 +14,7 @@ from clonal.clone.server import Config
 def become_template(control: int, board: int, config: Config) -> NoReturn:
     """In the forked child: settles, tells the parent, and serves. Never returns to the caller."""
     ending.remember_template_exit()
-    ending.leave_exits_behind()  # they are the parent's
+    ending.forget_exits()  # they are the parent's
     if threading.current_thread() is threading.main_thread():
         signal.set_wakeup_fd(-1)
     devnull = os.open(os.devnull, os.O_RDONLY)

@@ -33,7 +33,6 @@ def run_before() -> None:
         _before.pop(0)()
 
 
-def run_inside() -> None:
-    """Runs the `in_clone` hooks, in order of registration."""
-    for hook in _inside:
-        hook()
+def inside() -> tuple[Callable[[], Any], ...]:
+    """The `in_clone` hooks, in order of registration."""
+    return tuple(_inside)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from clonal import _native
-from clonal.clone import births, ending, failure, wire, worker
+from clonal.clone import births, ending, failure, wire
 
 BIND_NOW = "clonal"  # any value but an empty one counts
 
@@ -119,10 +119,11 @@ def serve(control: int, board: int, config: Config, ready: Ready) -> NoReturn:
     wire.close_all(pidfd)
     first_private = _highest_fd() + 16
     _settle(ready)
-    born = _native.serve(control, board, first_private, config.standby)
-    if born is not None:
-        ending.leave_exits_behind()
-        worker.main(*born)
+    if not config.here:
+        ending.leave_to_this_process()
+    _native.serve(
+        control, board, first_private, config.standby, births.single_threaded(), ending.only_flushes()
+    )
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     ending.end_process(0)
 

@@ -39,7 +39,6 @@ def settle(config: Config) -> Ready:
         importlib.import_module("cloudpickle")
     with blame("a before_clone hook"):
         hooks.run_before()
-    worker.prepare_template()
     if not config.here:
         ending.remember_template_exit()
     with blame("reading the freeze options"):
@@ -52,7 +51,7 @@ def settle(config: Config) -> Ready:
     ready = Ready(os.getpid(), hazards=hazards, dropped_threads=dropped)
     ready.files = Snapshot.take() if config.stale else None
     ending.flush_streams()
-    worker.rehearse()
+    worker.prepare_template()
     with blame("freezing"):
         ready.report = _freeze(options)
     return ready

@@ -1,132 +1,133 @@
-"""What a clone does from its first line of Python to its end.
+"""What a clone does where something about its request is unusual; the usual is in _native/life.c.
 
-Every line here is run by every clone right after the fork, where each page written is copied: so
-it is short, and what is needed only sometimes is looked up only then.
+Every line here is run in a clone right after the fork, where each page written is copied: so it is
+short, and what is needed only sometimes is looked up only then.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import pickle
 import signal
 import sys
-import time
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
 from clonal import _native
 from clonal.clone import births, failure, hooks, pickling, wire
 from clonal.clone.ending import end_process, flush_streams
-from clonal.clone.standby import make_ready
 from clonal.errors import ResultNotPicklable
 
 ROUNDS = 20  # bytecode is specialised after a few
-_wire = -1
+Answer = tuple[int, wire.Packed, int]  # kind or 0, payload, exit code
+
 _prepared = False
 
 
-def _drop_wire() -> None:
-    """A process forked by a clone must not hold the clone's socket: its client waits for the end."""
-    global _wire
-    if _wire >= 0:
-        os.close(_wire)
-        _wire = -1
+class Place(NamedTuple):
+    """Where a clone's answer goes, as life.c says it."""
+
+    socket: int
+    board: int  # address
+    slot: int
+    modules: int  # how many were loaded before the call
+    born: int  # CLOCK_MONOTONIC, ns
 
 
 def prepare_template() -> None:
-    """Once, in the template, before the freeze."""
+    """Once, in the template, before the freeze. Then does on nothing what every clone will do: then
+    bytecode is specialised and attributes are in the type cache, and clones do not write to those pages."""
     global _prepared
     if not _prepared:
-        os.register_at_fork(after_in_child=_drop_wire)
+        os.register_at_fork(after_in_child=_native.drop_wire)
     _prepared = True
+    births.settle()
+    for seed in (begin := _what_begins()):
+        if seed not in hooks.inside():
+            seed()
+    _native.prepare_life(
+        begin,
+        pickle.loads,
+        pickle.dumps,
+        (odd_request, odd_result, answer, failed, end_process),
+        sys.modules,
+        (atexit._clear, atexit._ncallbacks),
+        _of("threading", "_active"),
+        _of("weakref", "finalize", "_registry"),
+        _of("logging", "_handlerList"),
+        pickle.dumps((len, ((),), {}), protocol=5),
+    )
+    _rehearse()
 
 
-def rehearse() -> None:
-    """Does in the template, on nothing, what every clone will do: then its bytecode is specialised
-    and its attributes are in the type cache, and clones do not write to those pages."""
+def _what_begins() -> tuple[Callable[[], Any], ...]:
+    """What each clone calls first: clones must not draw the same numbers (`random` sees to itself with
+    register_at_fork), then the user's hooks."""
+    seeds: list[Callable[[], Any]] = []
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        seeds.append(numpy_random.seed)
+    if (torch := sys.modules.get("torch")) is not None:
+        seeds.append(torch.default_generator.seed)
+    return (*seeds, *hooks.inside())
+
+
+def _of(module: str, *names: str) -> Any:
+    """An attribute of a module if that is loaded, else None."""
+    value: Any = sys.modules.get(module)
+    for name in names:
+        value = getattr(value, name, None)
+    return value
+
+
+def _rehearse() -> None:
     for _ in range(ROUNDS):
-        births.expect()
-        births._after_fork()
-        _drop_wire()
-        reseed()
         ours, theirs = _native.wire_pair()
         wire.send(ours, wire.REQUEST, pickling.pack_call((len, ((),), {}), None))
-        _serve_request(theirs, 0, 0, None, 0)
+        _send(Place(theirs, 0, 0, len(sys.modules), 0), *_run(*_native.wire_receive(theirs))[:2])
         wire.close_all((ours, theirs))
-    births.expect()
 
 
-def main(socket: int, is_standby: bool, board: int, slot: int, born: int) -> NoReturn:
-    """The life of a clone."""
-    global _wire
-    _wire = socket
+def odd_request(message: bytes, fds: tuple[int, ...], *place: Any) -> NoReturn:
+    """A request with options, or whose payload is in a memory file."""
+    _conclude(place, lambda: _run(message, fds))
+
+
+def odd_result(value: object, *place: Any) -> NoReturn:
+    """A result that plain pickle cannot pack, or with large buffers in it."""
+    _conclude(place, lambda: _pack(value))
+
+
+def answer(data: bytes, *place: Any) -> NoReturn:
+    """A result already pickled, but large, or there is more to tell."""
+    _conclude(place, lambda: (wire.RESULT, wire.pack(None, lambda *_, **__: data), 0))
+
+
+def failed(error: BaseException, *place: Any) -> NoReturn:
+    """What the call, a hook or reading the request raised."""
+    _conclude(place, lambda: _describe(error, 0))
+
+
+def _conclude(place: tuple[Any, ...], work: Callable[[], Answer]) -> NoReturn:
     code = 1
     try:
-        begun = _begin()
-        if is_standby:
-            _wire = socket = _stand_by(socket)
-            born = time.monotonic_ns()
-        code = _serve_request(socket, board, slot, begun, born)
+        kind, reply, code = work()
+        if kind:
+            _send(Place(*place), kind, reply)
+    except KeyboardInterrupt:
+        code = -signal.SIGINT
     except BaseException:
         sys.excepthook(*sys.exc_info())
     end_process(code)
 
 
-def _begin() -> BaseException | None:
-    """Reseeds and runs the hooks; what they raise is the clone's result."""
+def _run(message: bytes, fds: tuple[int, ...]) -> Answer:
     try:
-        reseed()
-        hooks.run_inside()
-    except Exception as error:
-        return error
-    return None
-
-
-def reseed() -> None:
-    """Clones must not draw the same numbers. `random` sees to itself with register_at_fork."""
-    if (numpy_random := sys.modules.get("numpy.random")) is not None:
-        numpy_random.seed()
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.default_generator.seed()
-
-
-def _stand_by(socket: int) -> int:
-    """Waits for work; returns its socket."""
-    make_ready()
-    _native.wire_send(socket, b"r", b"", ())
-    _, fds = _native.wire_receive(socket)
-    if not fds:
-        os._exit(0)
-    os.close(socket)
-    return fds[0]
-
-
-def _serve_request(socket: int, board: int, slot: int, begun: BaseException | None, born: int) -> int:
-    message, fds = _native.wire_receive(socket)
-    if not message:
-        os._exit(0)  # the client was gone before we began
-    modules = len(sys.modules)
-    kind, reply, code = _run(message, fds, begun)
-    if kind:
-        _answer(socket, board, slot, kind, reply, modules, born)
-    return code
-
-
-def _run(message: bytes, fds: tuple[int, ...], begun: BaseException | None) -> tuple[int, wire.Packed, int]:
-    """(kind of answer or 0, its payload, exit code)."""
-    nothing: wire.Packed = (0, b"", ())
-    try:
-        if begun is not None:
-            raise begun
         fn, args, kwargs = _read_request(message, fds)
         value = fn(*args, **kwargs)
-        return wire.RESULT, pickling.pack_value(value), 0
-    except SystemExit as error:
-        return 0, nothing, exit_code(error)
-    except KeyboardInterrupt:
-        return 0, nothing, -signal.SIGINT
-    except ResultNotPicklable as error:
-        return wire.EXCEPTION, wire.pack(failure.pack_exception(error, 3)), 1
     except BaseException as error:
-        return wire.EXCEPTION, wire.pack(failure.pack_exception(error, 1)), 1
+        return _describe(error, 1)
+    return _pack(value)
 
 
 def _read_request(message: bytes, fds: tuple[int, ...]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -139,6 +140,25 @@ def _read_request(message: bytes, fds: tuple[int, ...]) -> tuple[Any, tuple[Any,
     return wire.unpack(flags, message[start + notes :], fds)  # type: ignore[no-any-return]
 
 
+def _pack(value: object) -> Answer:
+    try:
+        return wire.RESULT, pickling.pack_value(value), 0
+    except ResultNotPicklable as error:
+        return _describe(error, 2)
+    except BaseException as error:
+        return _describe(error, 1)
+
+
+def _describe(error: BaseException, own_frames: int) -> Answer:
+    """What an exception makes of the answer; without this module's frames in its traceback."""
+    nothing: wire.Packed = (0, b"", ())
+    if isinstance(error, SystemExit):
+        return 0, nothing, exit_code(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 0, nothing, -signal.SIGINT
+    return wire.EXCEPTION, wire.pack(failure.pack_exception(error, own_frames)), 1
+
+
 def exit_code(error: SystemExit) -> int:
     """The exit code that Python would give this process."""
     if error.code is None:
@@ -149,18 +169,17 @@ def exit_code(error: SystemExit) -> int:
     return 1
 
 
-def _answer(
-    socket: int, board: int, slot: int, kind: int, reply: wire.Packed, modules: int, born: int
-) -> None:
+def _send(place: Place, kind: int, reply: wire.Packed) -> None:
     flush_streams()  # what the clone printed is out before its result is
     notes = b""
-    if len(sys.modules) > modules:
+    if len(sys.modules) > place.modules:
         from clonal.clone.surroundings import describe_imports
 
         notes = describe_imports()
-    _native.board_deliver(board, slot)
+    _native.board_deliver(place.board, place.slot)
     try:
-        wire.send(socket, kind, reply, notes, birth=wire.BIRTH.pack(os.getpid(), born))
+        wire.send(place.socket, kind, reply, notes, birth=wire.BIRTH.pack(os.getpid(), place.born))
     except ConnectionError:
         pass  # nobody waits for it any more
-    _native.learn_pages(board)
+    if place.board:
+        _native.learn_pages(place.board)

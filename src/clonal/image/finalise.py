@@ -245,6 +245,12 @@ def _at_exit() -> None:
         finalise_all(chain(_state.frozen, untracked, _native.finalisable_objects()))
 
 
+def nothing_left() -> bool:
+    """Whether clones of this process, as it is now, find nothing of its own that they have to flush."""
+    living = any(ref() is not None for ref in _state.mortal)
+    return not (living or _state.mortal_ids or _state.writers)
+
+
 def finish_clone() -> list[str]:
     """At the end of a clone, after its atexit callbacks: finalise what it made, flush the rest; what
     could not be flushed, and why.
