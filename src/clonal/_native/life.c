@@ -19,16 +19,16 @@ enum { KIND_RESULT = 'R' };
 
 /* What lives() uses, collected while the template is warm; references held for ever. */
 static struct {
-    PyObject *begin;                                         /* tuple of callables: seeds, in_clone hooks */
-    PyObject *loads, *dumps;                                 /* of pickle */
+    PyObject *begin;         /* tuple of callables: seeds, in_clone hooks */
+    PyObject *loads, *dumps; /* of pickle */
     PyObject *odd_request, *odd_result, *answer, *failed, *end; /* of worker.py; none returns */
-    PyObject *modules;                                       /* sys.modules */
-    PyObject *clear_exits, *count_exits;                     /* of atexit */
-    PyObject *real_after_fork; /* of threading */
-    PyObject *threads;    /* threading._active or None */
-    PyObject *finalizers; /* weakref.finalize._registry or None */
-    PyObject *handlers;   /* logging._handlerList or None */
-    int only_flushes;     /* nothing in the template was left for its clones to flush */
+    PyObject *modules;                                          /* sys.modules */
+    PyObject *clear_exits, *count_exits;                        /* of atexit */
+    PyObject *real_after_fork;                                  /* of threading */
+    PyObject *threads;                                          /* threading._active or None */
+    PyObject *finalizers;                                       /* weakref.finalize._registry or None */
+    PyObject *handlers;                                         /* logging._handlerList or None */
+    int only_flushes; /* nothing in the template was left for its clones to flush */
     PyObject *flush, *shared, *dump_names, *spot, *five, *rehearsed;
 } life;
 
@@ -46,15 +46,15 @@ struct place {
 };
 
 /* Goes on in Python; never returns. `first` is taken over. */
-static _Noreturn void take_over(PyObject *handler, PyObject *first, PyObject *second, const struct place *place)
+static _Noreturn void take_over(PyObject *handler, PyObject *first, PyObject *second,
+                                const struct place *place)
 {
-    PyObject *done =
-        second ? PyObject_CallFunction(handler, "OOiKinL", first, second, place->fd,
-                                       (unsigned long long)(uintptr_t)place->board, place->slot, place->modules,
-                                       (long long)place->born)
-               : PyObject_CallFunction(handler, "OiKinL", first, place->fd,
-                                       (unsigned long long)(uintptr_t)place->board, place->slot, place->modules,
-                                       (long long)place->born);
+    PyObject *done = second ? PyObject_CallFunction(handler, "OOiKinL", first, second, place->fd,
+                                                    (unsigned long long)(uintptr_t)place->board, place->slot,
+                                                    place->modules, (long long)place->born)
+                            : PyObject_CallFunction(handler, "OiKinL", first, place->fd,
+                                                    (unsigned long long)(uintptr_t)place->board, place->slot,
+                                                    place->modules, (long long)place->born);
     if (done == NULL)
         PyErr_Print();
     _exit(1);
@@ -288,7 +288,8 @@ static PyObject *prepare_life(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* Fork handler: a process that a clone forks must not hold the clone's socket, for whose end a client waits. */
+/* Fork handler: a process that a clone forks must not hold the clone's socket, for whose end a client waits.
+ */
 static PyObject *drop_wire(PyObject *self, PyObject *unused)
 {
     (void)self, (void)unused;
@@ -327,7 +328,8 @@ void expect_clones(int single, int only_flushes)
 PyMethodDef clonal_life_methods[] = {
     {"prepare_life", prepare_life, METH_VARARGS,
      "prepare_life(begin, loads, dumps, (odd_request, odd_result, answer, failed, end), modules,\n"
-     "(clear_exits, count_exits), threads, finalizers, handlers, call): what clones will use; does on nothing "
+     "(clear_exits, count_exits), threads, finalizers, handlers, call): what clones will use; does on "
+     "nothing "
      "what\neach will do."},
     {"drop_wire", drop_wire, METH_NOARGS, "drop_wire(): fork handler of a clone's children."},
     {"instead_of", instead_of, METH_O, "instead_of(handler): the fork handler to put in threading's place."},

@@ -67,8 +67,8 @@ _Noreturn void live(const struct birth *birth, struct board *board);
 /* life.c: does in this process, on nothing, what a clone does for a request. */
 void rehearse_life(void);
 
-/* life.c: the next forks are clones of this process: whether it has one thread, and whether nothing was left in
- * it for clones to flush. */
+/* life.c: the next forks are clones of this process: whether it has one thread, and whether nothing was left
+ * in it for clones to flush. */
 void expect_clones(int single, int only_flushes);
 
 /* slots.c: one clone for one order, whose socket is `fd` (taken over). True in the child. */

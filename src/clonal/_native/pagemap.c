@@ -312,7 +312,8 @@ static int within(const struct run **run, const struct run *end, uint64_t addres
 }
 
 /* Unmaps what clones do not need of a file's pages in the mapping: fork would copy those entries too. */
-static void drop_unneeded(const struct board *board, const struct mapping *mapping, int pagemap, uint64_t size)
+static void drop_unneeded(const struct board *board, const struct mapping *mapping, int pagemap,
+                          uint64_t size)
 {
     const struct run *read = board->reads, *written = board->runs;
     uint64_t entries[BLOCK_PAGES], last = mapping->end / size;

@@ -225,7 +225,8 @@ static PyObject *serve(PyObject *self, PyObject *args)
 
 PyMethodDef clonal_serve_methods[] = {
     {"serve", serve, METH_VARARGS,
-     "serve(control, board, wire, standby, single_threaded, only_flushes): the template's loop. Returns when the "
+     "serve(control, board, wire, standby, single_threaded, only_flushes): the template's loop. Returns when "
+     "the "
      "client is\n"
      "gone; clones never do. After prepare_life()."},
     {NULL},

@@ -22,6 +22,7 @@ class Heap:
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
         self.buffers: list[bytearray] = []
+        self.mappings: list[Any] = []  # nothing but more of them
 
     @property
     def size(self) -> int:
@@ -68,8 +69,12 @@ def warm(size: int | None = None, objects: float | None = None) -> Heap:
     if HEAP.records or HEAP.buffers:
         return HEAP
     if size is None or objects is None:
-        asked, _, share = os.environ.get(ENVIRONMENT, "0 0.5").partition(" ")
+        asked, share, mappings = os.environ.get(ENVIRONMENT, "0 0.5 0").split()
         size, objects = int(asked), float(share)
+        if int(mappings):
+            from clonal.bench.memory import add_mappings  # with ctypes: more mappings than a bare heap has
+
+            HEAP.mappings = add_mappings(int(mappings))
     gc.disable()  # building creates no garbage, and collections over millions of records take minutes
     build_records(HEAP, int(size * objects))
     build_buffers(HEAP, size - int(size * objects))
@@ -77,6 +82,6 @@ def warm(size: int | None = None, objects: float | None = None) -> Heap:
     return HEAP
 
 
-def describe(size: int, objects: float) -> str:
+def describe(spec: dict[str, Any]) -> str:
     """The value of the environment variable that `warm()` reads."""
-    return f"{size} {objects}"
+    return f"{spec['size']} {spec['objects']} {spec.get('mappings', 0)}"

@@ -7,12 +7,14 @@ import json
 import multiprocessing
 import os
 import threading
+import time
 from typing import Any
 
 from clonal.bench.child import call_in_child, child_work
 from clonal.bench.clock import Slot, now
 from clonal.bench.heap import ENVIRONMENT, HEAP, describe
 from clonal.bench.launchers import Launcher
+from clonal.bench.memory import mapping_count
 from clonal.bench.nothing import nothing
 from clonal.bench.work import answer
 
@@ -21,7 +23,7 @@ class MultiprocessingLauncher(Launcher):
     """spawn builds the heap in each child; forkserver has it preloaded, as its users would."""
 
     def prepare(self) -> dict[str, Any]:
-        os.environ[ENVIRONMENT] = describe(self.spec["size"], self.spec["objects"])
+        os.environ[ENVIRONMENT] = describe(self.spec)
         self.context: Any = multiprocessing.get_context(self.strategy.launcher)
         if self.strategy.launcher == "forkserver":
             self.context.set_forkserver_preload(["clonal.bench.preloaded"])
@@ -60,14 +62,14 @@ class CloneLauncher(Launcher):
     def prepare(self) -> dict[str, Any]:
         import clonal
 
-        os.environ[ENVIRONMENT] = describe(self.spec["size"], self.spec["objects"])
+        os.environ[ENVIRONMENT] = describe(self.spec)
         self.template = clonal.Template(
             preload=self.spec.get("preload", PRELOAD),
             setup=self.spec.get("setup", "clonal.bench.heap:warm"),
             standby=self.strategy.standby,
         )
         self.template.clone(nothing).result()
-        return {"freeze": freeze_report(self.template)}
+        return {"freeze": freeze_report(self.template), "mappings": mapping_count(self.template.pid)}
 
     def once(self, work: str, gate: str | None) -> dict[str, int]:
         self.clock.stamp(Slot.CALL)
@@ -87,12 +89,20 @@ class CloneLauncher(Launcher):
         started.wait()
 
     def roundtrip(self) -> int:
+        self._await_standby()
         start = now()
         clone = self.start()
         clone.result()
         elapsed = now() - start
         clone.wait()
         return elapsed
+
+    def _await_standby(self) -> None:
+        deadline = now() + 10**10
+        while self.strategy.standby and not self.template.stats().standby_ready:
+            if now() > deadline:
+                raise TimeoutError("no standby clone became ready")
+            time.sleep(0.0005)
 
     def template_fork(self) -> int:
         """Nanoseconds that the template's own fork call took for one clone."""

@@ -70,8 +70,8 @@ def rollup(field: str) -> int:
     return 0
 
 
-def mapping_count() -> int:
-    with open("/proc/self/maps", "rb") as file:
+def mapping_count(pid: int) -> int:
+    with open(f"/proc/{pid}/maps", "rb") as file:
         return sum(1 for _ in file)
 
 

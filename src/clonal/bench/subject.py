@@ -77,16 +77,17 @@ class Subject:
         """Lets the launcher freeze or start its servers."""
         started, used = now(), time.process_time()
         report = self.launcher.prepare()
-        return report | {
+        return {
+            **self.facts(),
             "prepare_seconds": (now() - started) / 1e9,
             "prepare_cpu_seconds": time.process_time() - used,
-            **self.facts(),
+            **report,
         }
 
     def facts(self) -> dict[str, Any]:
         return {
             "resident": resident(),
-            "mappings": memory.mapping_count(),
+            "mappings": memory.mapping_count(os.getpid()),
             "records": len(HEAP.records),
             "buffers": HEAP.size,
         }
@@ -112,14 +113,14 @@ class Subject:
     def template_forks(self, count: int) -> list[int]:
         return [self.launcher.template_fork() for _ in range(count)]
 
-    def burst(self, seconds: float, window: int = WINDOW) -> float:
+    def burst(self, seconds: float) -> float:
         """Children per second, eight at a time, each of which does nothing."""
         alive: list[Any] = []
         made, start = 0, now()
         while now() - start < seconds * 1e9:
             alive.append(self.launcher.start())
             made += 1
-            if len(alive) >= window:
+            if len(alive) >= WINDOW:
                 self.launcher.finish(alive.pop(0))
         for child in alive:
             self.launcher.finish(child)

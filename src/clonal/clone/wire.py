@@ -36,17 +36,19 @@ ALIGN = 64
 BIRTH = struct.Struct("=iq")  # pid and first instruction (ns): after the head of an answer
 USAGE = struct.Struct("=QQQ")  # cpu_us, minflt, maxrss_kb: the rest of an EXITED message
 
-Dumps = Callable[..., bytes]
+Dumps = Callable[..., Any]  # bytes, or None: it is not for this one
 Packed = tuple[int, bytes, tuple[int, ...]]
 
 
-def pack(value: object, dumps: Dumps = pickle.dumps) -> Packed:
-    """(flags, body, descriptors) of a value; the caller closes the descriptors once sent."""
+def pack(value: object, *ways: Dumps) -> Packed:
+    """(flags, body, descriptors) of a value; the caller closes the descriptors once sent. `ways` to pickle it
+    are tried until one does not return None."""
+    ways = ways or (pickle.dumps,)
     shared = sys.modules.get("clonal.clone.shared")
     if shared is None:
-        return _pack(value, dumps)
+        return _pack(value, ways)
     with shared.sending(PASSED_MOST) as passed:
-        flags, body, fds = _pack(value, dumps)
+        flags, body, fds = _pack(value, ways)
     return flags | len(passed) << PASSED_SHIFT, body, fds + tuple(map(os.dup, passed))
 
 
@@ -55,7 +57,7 @@ def payload_fds(flags: int) -> int:
     return (flags & IN_MEMFD) + (flags >> PASSED_SHIFT)
 
 
-def _pack(value: object, dumps: Dumps) -> Packed:
+def _pack(value: object, ways: Sequence[Dumps]) -> Packed:
     buffers: list[memoryview] = []
 
     def keep_inline(buffer: pickle.PickleBuffer) -> bool:
@@ -65,7 +67,11 @@ def _pack(value: object, dumps: Dumps) -> Packed:
         buffers.append(view)
         return False
 
-    data = dumps(value, protocol=5, buffer_callback=keep_inline)
+    for dumps in ways:
+        buffers.clear()
+        data = dumps(value, protocol=5, buffer_callback=keep_inline)
+        if data is not None:
+            break
     if not buffers and len(data) <= INLINE_MOST:
         return 0, data, ()
     return IN_MEMFD, *_to_memfd([memoryview(data), *buffers])
