@@ -20,6 +20,9 @@ import clonal
 state: list[str] = []
 
 
+blocked_at_birth: set[int] = set()
+
+
 def warm() -> None:
     """A setup: clones see what it leaves."""
     state.append("warm")
@@ -253,6 +256,18 @@ def register_at_fork() -> None:
         notes.append((text, os.getpid()))
 
     os.register_at_fork(before=lambda: note("before fork"), after_in_child=lambda: note("in child"))
+
+
+def blocked_in_fork_handlers() -> set[int]:
+    """What the handler below saw in this process, which is a clone."""
+    return blocked_at_birth
+
+
+def note_blocked_signals() -> None:
+    def look() -> None:
+        blocked_at_birth.update(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+    os.register_at_fork(after_in_child=look)
 
 
 def hook_notes() -> tuple[int, list[tuple[str, int]]]:

@@ -319,6 +319,12 @@ def test_clones_have_the_callers_limits_and_signals(template: clonal.Template) -
     assert blocked == set() and handler == signal.SIG_DFL
 
 
+def test_an_interrupt_waits_until_the_fork_handlers_have_run() -> None:
+    """A KeyboardInterrupt raised in one of them would be reported and lost."""
+    with clonal.Template(setup=work.note_blocked_signals) as template:
+        assert signal.SIGINT in template.clone(work.blocked_in_fork_handlers).result()
+
+
 def test_threads_work_in_clones_and_forks_of_clones_have_their_own(template: clonal.Template) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import clonal
+from clonal.kernel import procfs
 from tests import clone_work as work
 from tests.support import run_script
 
@@ -120,6 +121,27 @@ def test_a_standby_clone_answers_sooner_than_one_on_demand() -> None:
                 times[standby].append(time.perf_counter() - start)
                 clone.wait()
         assert statistics.median(times[1]) < statistics.median(times[0]), times
+
+
+def test_a_template_unmaps_what_clones_do_not_touch() -> None:
+    """Fork copies the entries of mappings in which the template has written: few are left to copy."""
+    with clonal.Template(["tests.clone_work"]) as template:
+        before = _entries_to_copy(template.pid)
+        for _ in range(6):
+            with template.clone(work.add, 1) as clone:
+                clone.result()
+                clone.wait()
+        assert _entries_to_copy(template.pid) < before / 2, before
+
+
+def _entries_to_copy(pid: int) -> int:
+    """Mapped pages of those mappings of which some page is the process's own."""
+    count = 0
+    for vma in procfs.maps(pid):
+        entries = procfs.pagemap(vma.start, vma.end, pid) if vma.end < 1 << 47 else []
+        mapped = [not entry & procfs.PM_FILE for entry in entries if entry & procfs.PM_PRESENT]
+        count += len(mapped) if any(mapped) else 0
+    return count
 
 
 def test_later_clones_find_what_they_always_read_already_mapped() -> None:

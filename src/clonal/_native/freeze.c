@@ -323,6 +323,7 @@ static PyObject *py_freeze(PyObject *self, PyObject *args, PyObject *kwargs)
     plan->page = page, plan->block = block, plan->huge = huge, plan->compact = compact;
     job.image =
         (struct image){.plan = plan, .reserve = reserve, .numa = numa, .guard_chunks = fence, .memfd = -1};
+    job.image.heap_end = ((uint64_t)sbrk(0) + plan->page - 1) / plan->page * plan->page;
     if (map_scratch(&job) < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
     PyObject *result = NULL;

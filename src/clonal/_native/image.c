@@ -14,10 +14,16 @@
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8u
 #endif
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
 #define NODE_WORDS 16
 
 /* Offset in the file = address, so that neighbours merge into one VMA and huge pages are aligned. */
 #define FILE_BYTES (1ull << 48)
+
+/* The largest hole that is mapped to join two mappings. */
+#define HOLE_BYTES (1ull << 20)
 
 /* Most bytes held twice at a time. */
 #define CHUNK_BYTES (16ull << 20)
@@ -231,6 +237,32 @@ static bool switch_piece(struct image *image, const struct piece *piece)
     return true;
 }
 
+static bool alike(const struct vma *a, const struct vma *b)
+{
+    bool advised = a->dont_dump || a->no_huge || a->mergeable || a->random || b->dont_dump || b->no_huge ||
+                   b->mergeable || b->random || a->pkey || b->pkey;
+    return !advised && a->prot == (PROT_READ | PROT_WRITE) && b->prot == a->prot;
+}
+
+/* Every VMA costs every fork half a microsecond. A heap that has grown and shrunk has small holes between
+ * mappings that are alike: mapped to the image, where nothing is either, they make one VMA of two. */
+static void bridge_holes(struct image *image)
+{
+    struct plan *plan = image->plan;
+    int flags = MAP_PRIVATE | MAP_FIXED_NOREPLACE | (image->reserve ? 0 : MAP_NORESERVE);
+    for (long i = 0; i + 1 < plan->piece_count; i++) {
+        struct piece *piece = &plan->pieces[i], *next = piece + 1;
+        const struct vma *vma = &plan->vmas[piece->vma], *after = &plan->vmas[next->vma];
+        uint64_t hole = next->start - piece->end;
+        bool bare = piece->end == vma->end && next->start == after->start && piece->end != image->heap_end;
+        if (hole == 0 || hole > HOLE_BYTES || !bare || !alike(vma, after))
+            continue;
+        long mapped = SYS(SYS_mmap, piece->end, hole, vma->prot, flags, image->memfd, piece->end);
+        if (!failed(image, "mmap of a hole", mapped))
+            piece->end = next->start;
+    }
+}
+
 /* Puts a VMA boundary into each malloc chunk: mremap refuses to grow a range of two VMAs, so realloc copies
  * instead of growing the file. Two neighbours' boundaries serve three chunks: the pages between every other
  * pair of middles get the flag of MADV_RANDOM, which shared memory ignores. */
@@ -289,6 +321,8 @@ void switch_pieces(struct image *image)
     bool ok = true;
     for (long i = 0; i < plan->piece_count && ok; i++)
         ok = switch_piece(image, &plan->pieces[i]);
+    if (ok)
+        bridge_holes(image);
     if (ok && image->guard_chunks)
         fence_chunks(image);
     if (ok)

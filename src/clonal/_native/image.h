@@ -9,6 +9,7 @@ struct image {
     struct plan *plan;
     bool reserve;      /* account the image's mappings (overcommit mode 2) */
     bool numa;         /* more than one node: carry memory policies over */
+    uint64_t heap_end; /* brk, rounded up to a page: what follows is the heap's to grow into */
     bool guard_chunks; /* put a VMA boundary into each malloc chunk */
     /* out */
     int memfd;
