@@ -45,6 +45,12 @@ static void raise_oom_score(void)
     SYS(SYS_close, fd);
 }
 
+/* As the loop has set it. */
+static int is_default(const struct sigaction *action)
+{
+    return action->sa_handler == SIG_DFL && !action->sa_flags;
+}
+
 /* In the child, before Python runs: leaves only the program's own descriptors, signals and name. Signals stay
  * blocked until Python's fork handlers have run: a KeyboardInterrupt in one of those would be lost. */
 static void enter_clone(const struct birth *birth)
@@ -59,13 +65,16 @@ static void enter_clone(const struct birth *birth)
     SYS(SYS_prctl, PR_SET_NAME, "clonal-clone", 0, 0, 0);
     SYS(SYS_prlimit64, 0, RLIMIT_NOFILE, &birth->files, NULL);
     raise_oom_score();
-    sigaction(SIGTERM, &birth->term, NULL);
-    sigaction(SIGCHLD, &birth->chld, NULL);
+    if (!is_default(&birth->term))
+        sigaction(SIGTERM, &birth->term, NULL);
+    if (!is_default(&birth->chld))
+        sigaction(SIGCHLD, &birth->chld, NULL);
 }
 
 long fork_child(struct loop *loop, struct birth *birth)
 {
     uint64_t faults = faults_so_far();
+    birth->lesson = loop->board->learnt_clones < loop->board->lessons;
     int64_t start = now_ns();
     pid_t pid = fork();
     if (pid == 0) {

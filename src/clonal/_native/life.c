@@ -146,7 +146,7 @@ static void deliver(PyObject *data, const struct place *place)
         int32_t pid;
         int64_t born;
     } __attribute__((packed)) reply = {
-        .head = {.kind = KIND_RESULT, .ns = now_ns()}, .pid = getpid(), .born = place->born};
+        .head = {.kind = KIND_RESULT, .ns = now_ns_by_call()}, .pid = getpid(), .born = place->born};
     Py_buffer parts[2] = {{.buf = &reply, .len = sizeof reply},
                           {.buf = PyBytes_AS_STRING(data), .len = PyBytes_GET_SIZE(data)}};
     __atomic_store_n(&place->board->state[place->slot], CLONE_DELIVERED, __ATOMIC_RELEASE);
@@ -215,7 +215,7 @@ static int ends_quietly(Py_ssize_t finalizers)
 
 _Noreturn void live(const struct birth *birth, struct board *board)
 {
-    struct place place = {.fd = birth->wire, .slot = birth->slot, .board = board, .born = now_ns()};
+    struct place place = {.fd = birth->wire, .slot = birth->slot, .board = board, .born = now_ns_by_call()};
     PyOS_AfterFork_Child();
     open_wire = place.fd;
     Py_XDECREF(PyObject_CallNoArgs(life.clear_exits));
@@ -223,7 +223,7 @@ _Noreturn void live(const struct birth *birth, struct board *board)
     PyObject *error = begin();
     if (birth->standby) {
         place.fd = open_wire = stand_by(place.fd);
-        place.born = now_ns();
+        place.born = now_ns_by_call();
     }
     Py_ssize_t finalizers = life.finalizers == Py_None ? 0 : PyDict_Size(life.finalizers);
     place.modules = PyDict_Size(life.modules);
@@ -242,7 +242,8 @@ _Noreturn void live(const struct birth *birth, struct board *board)
     if (PyDict_Size(life.modules) > place.modules || PyBytes_GET_SIZE(data) > INLINE_MOST)
         take_over(life.answer, data, NULL, &place);
     deliver(data, &place);
-    learn(board);
+    if (birth->lesson)
+        learn(board);
     if (!ends_quietly(finalizers)) {
         PyObject *done = PyObject_CallFunction(life.end, "i", 0);
         Py_XDECREF(done);

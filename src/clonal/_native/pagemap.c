@@ -184,16 +184,12 @@ static int isolate_mapping(const struct mapping *mapping, int template, int own,
     return done;
 }
 
-void begin_lesson(const struct board *board, pid_t template)
+void begin_lesson(pid_t template)
 {
     struct reader reader = {.at = 0, .length = 0};
     struct mapping mapping;
     uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE);
-    int left = ISOLATE_MOST, theirs, ours;
-    if (board->learnt_clones >= board->lessons)
-        return;
-    theirs = open_pagemap(template);
-    ours = open_pagemap(getpid());
+    int left = ISOLATE_MOST, theirs = open_pagemap(template), ours = open_pagemap(getpid());
     reader.fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
     while (theirs >= 0 && ours >= 0 && reader.fd >= 0 && left > 0 && next_mapping(&reader, &mapping))
         left -= isolate_mapping(&mapping, theirs, ours, size, left);
@@ -321,7 +317,7 @@ static void drop_unneeded(const struct board *board, const struct mapping *mappi
         ssize_t got = read_block(pagemap, page, last, entries);
         if (got <= 0)
             return;
-        for (ssize_t i = 0, count; i < got && !is_huge(entries, got); i += count + 1) {
+        for (ssize_t i = 0, count; i < got; i += count + 1) { /* huge ones too: fork does not copy those */
             for (count = 0; i + count < got && is_files(entries[i + count]); count++) {
                 uint64_t address = (page + (uint64_t)(i + count)) * size;
                 if (within(&read, board->reads + board->read_count, address) ||

@@ -203,7 +203,8 @@ static PyObject *serve(PyObject *self, PyObject *args)
     set_signals(&birth);
     for (;;) {
         if (turn(loop, &birth)) {
-            begin_lesson(board, birth.parent);
+            if (birth.lesson)
+                begin_lesson(birth.parent);
             if (birth.standby) /* ahead it is free; on demand it costs what the faults would have */
                 prefault_learnt(board);
             live(&birth, board);

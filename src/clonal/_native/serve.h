@@ -66,7 +66,7 @@ int prefault_learnt(const struct board *board);
 /* In a clone that is to tell which pages it touches: from here on each costs a fault of its own, so that what
  * is mapped at the end was touched. (The kernel maps the 15 pages around a read fault too, but none beyond
  * the mapping: each page that the template has mapped becomes a mapping, in this clone only.) */
-void begin_lesson(const struct board *board, pid_t template);
+void begin_lesson(pid_t template);
 
 /* In a clone that has answered: counts the pages it touched, if that is still wanted. */
 void learn(struct board *board);
