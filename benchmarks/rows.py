@@ -33,11 +33,16 @@ def fork_of_a_big_heap(stand: Stand, _options: Any) -> Iterator[Row]:
 
 
 def constant_time(stand: Stand, _options: Any) -> Iterator[Row]:
-    """The template's fork, which makes clones; beside it os.fork in a process that froze itself."""
+    """The template's fork, which makes clones; beside it os.fork in a process that froze itself. Three
+    templates of each size: how a heap came to lie in memory is chance."""
     sizes = {f"{size >> 20} MB": size for size in (64 << 20, 2 << 30)}
     specs = {name: stand.spec("clone", size) for name, size in sizes.items()}
-    with stand.subjects(specs) as subjects:
-        forks = stand.interleave(_template_forks(subjects))
+    forks: Samples = {name: [] for name in sizes}
+    for _ in range(3):
+        with stand.subjects(specs) as subjects:
+            more = stand.interleave(_template_forks(subjects), rounds=-(-stand.rounds // 3))
+        for name, samples in more.items():
+            forks[name] += samples
     with stand.subjects({name: stand.spec(OURS, size) for name, size in sizes.items()}) as subjects:
         own = stand.interleave({name: asking(s, "forks", count=FORKS) for name, s in subjects.items()})
     small, big = sizes

@@ -258,7 +258,8 @@ static void bridge_holes(struct image *image)
         if (hole == 0 || hole > HOLE_BYTES || !bare || !alike(vma, after))
             continue;
         long mapped = SYS(SYS_mmap, piece->end, hole, vma->prot, flags, image->memfd, piece->end);
-        if (!failed(image, "mmap of a hole", mapped))
+        if (mapped != -EEXIST &&
+            !failed(image, "mmap of a hole", mapped)) /* the staging area may lie in it */
             piece->end = next->start;
     }
 }

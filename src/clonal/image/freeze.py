@@ -69,6 +69,7 @@ def settle(*, hugepages: bool = True) -> None:
     from clonal.image import core
 
     gc.freeze()  # else each clone's end looks through what was made since the last one
+    _native.detach_pools()  # frees since the freeze have opened some again, all over the heap
     _native.trim_malloc()  # else each clone's first large allocation tidies up, page by page
     core.switch(hugepages=hugepages)
 
