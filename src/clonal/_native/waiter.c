@@ -3,10 +3,12 @@
  *
  * When threads remain in a warm process, a single-threaded child of it becomes the template. The
  * warm process must stay, since the client waits for it, but its memory must go: so it executes this
- * file, whose entry point (-Wl,-e) is below. No interpreter, no libc, no relocations.
+ * file, whose entry point (-Wl,-e) is below. No interpreter, no libc, no relocations. Under the name
+ * "clonal-puppet" the program is the one of puppet.c.
  */
 #define _GNU_SOURCE
 #include "native.h"
+#include "program.h"
 #include "sys.h"
 
 #include <signal.h>
@@ -14,8 +16,6 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <errno.h>
-
-#define FREESTANDING __attribute__((no_sanitize("address"), no_sanitize("undefined")))
 
 #if defined(__x86_64__)
 __asm__(".text\n"
@@ -50,12 +50,23 @@ FREESTANDING static void die_of(int signum)
     SYS(SYS_exit_group, 128 + signum);
 }
 
+FREESTANDING static int is_puppet(const char *name)
+{
+    const char *wanted = "clonal-puppet";
+    while (*wanted && *name == *wanted)
+        name++, wanted++;
+    return !*wanted && !*name;
+}
+
 /* `stack` is what the kernel leaves there: argc, argv[0], argv[1]: the child's pid in decimal. */
 FREESTANDING __attribute__((used, noreturn, visibility("hidden"))) void clonal_waiter_main(long *stack)
 {
+    const char *name = stack[0] > 0 ? (const char *)stack[1] : "";
     const char *text = stack[0] > 1 ? (const char *)stack[2] : "";
     int status = 0;
     long pid = 0, got;
+    if (is_puppet(name))
+        clonal_puppet_main(stack[0]);
     for (; *text >= '0' && *text <= '9'; text++)
         pid = pid * 10 + (*text - '0');
     SYS(SYS_prctl, PR_SET_NAME, "clonal-waiter", 0, 0, 0);

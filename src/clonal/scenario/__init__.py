@@ -1,0 +1,26 @@
+"""One scenario, two machines: steps that run on the real kernel, and what it showed after each."""
+
+from clonal.scenario.errors import PuppetLost, ScenarioError
+from clonal.scenario.kernel import KernelRunner
+from clonal.scenario.observation import Observation, Outcome, ProcessView, RegionView, Rss, Shown
+from clonal.scenario.pages import Pages
+from clonal.scenario.runner import Region, Runner
+from clonal.scenario.steps import Scenario, Step, parse
+
+__all__ = [
+    "parse",
+    "Scenario",
+    "Step",
+    "Pages",
+    "Runner",
+    "KernelRunner",
+    "Observation",
+    "Outcome",
+    "ProcessView",
+    "RegionView",
+    "Region",
+    "Rss",
+    "Shown",
+    "ScenarioError",
+    "PuppetLost",
+]

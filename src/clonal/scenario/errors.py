@@ -1,0 +1,19 @@
+"""What can be wrong with a scenario or with the machine that runs it."""
+
+from __future__ import annotations
+
+from clonal.errors import Error
+
+
+class ScenarioError(Error):
+    """A scenario that cannot be run; names the line and what to write instead."""
+
+    def __init__(self, line: int, problem: str, hint: str) -> None:
+        super().__init__(f"line {line}: {problem}; {hint}", line=line, problem=problem, hint=hint)
+
+
+class PuppetLost(Error):
+    """A puppet ended or fell silent; its runner is of no more use."""
+
+    def __init__(self, pid: int, what: str) -> None:
+        super().__init__(f"puppet {pid or '(new)'}: {what}", pid=pid, what=what)
