@@ -1,5 +1,6 @@
 """One scenario, two machines: steps that run on the real kernel, and what it showed after each."""
 
+from clonal.scenario.compare import Mismatch, Tally, compare
 from clonal.scenario.errors import PuppetLost, ScenarioError
 from clonal.scenario.kernel import KernelRunner
 from clonal.scenario.observation import Observation, Outcome, ProcessView, RegionView, Rss, Shown
@@ -9,6 +10,9 @@ from clonal.scenario.steps import Scenario, Step, parse
 
 __all__ = [
     "parse",
+    "compare",
+    "Mismatch",
+    "Tally",
     "Scenario",
     "Step",
     "Pages",

@@ -18,6 +18,7 @@ class _Checker:
         self.ended: set[str] = set()
         self.parent: dict[str, str] = {}
         self.asleep: dict[str, str] = {}  # a vforked child by its parent
+        self.files: dict[tuple[bool, str], int] = {}  # on disk or in memory: pages, set when first mapped
         self.line = 0
 
     def fail(self, problem: str, hint: str) -> ScenarioError:
@@ -51,11 +52,18 @@ class _Checker:
         return regions[name]
 
     def _map(self, step: Step, regions: dict[str, int]) -> None:
-        name, kind, pages, *_ = step.args
+        name, kind, pages, *rest = step.args
         if name in regions:
             raise self.fail(f"{step.process} has a region {name!r} already", "choose another name")
         if kind == "thp" and pages % 512:
             raise self.fail(f"{pages} pages are no whole huge pages", "write a multiple of 512")
+        if kind in ("file", "memfd-image", "shared-file"):
+            file = rest[0] if rest else name
+            size = self.files.setdefault((kind == "file", file), pages)
+            if pages > size:
+                raise self.fail(f"the file {file!r} has {size} pages", f"write {size} or another file")
+        elif rest:
+            raise self.fail(f"{kind} memory has no file", f"leave out {rest[0]!r}")
         regions[name] = pages
 
     def _mremap(self, step: Step, regions: dict[str, int]) -> None:

@@ -11,7 +11,7 @@ from clonal.scenario.lens import Lens, committed_pages
 from clonal.scenario.observation import Observation, Outcome
 from clonal.scenario.pages import Pages
 from clonal.scenario.puppet import Answer, Op, Puppet, Stage
-from clonal.scenario.runner import PAGE, Region, Runner
+from clonal.scenario.runner import Region, Runner
 
 _PROTS = {"none": 0, "r": 1, "rw": 3, "rx": 5, "rwx": 7}
 _ADVICE = {  # include/uapi/asm-generic/mman-common.h
@@ -147,6 +147,7 @@ class KernelRunner(Runner):
 
     def _touch(self, who: str, region: Region, pages: Pages, write: bool) -> Outcome:
         puppet = self._puppets[who]
+        self._stage.drain()
         answer = puppet.touch(Op.WRITE if write else Op.READ, region.address, pages.ranges)
         if answer.signal:
             puppet.await_end()
@@ -198,11 +199,11 @@ class KernelRunner(Runner):
         answer = self._puppets[who].call(Op.WAIT, self._puppets[child].pid)
         return Outcome(self._outcome(answer).result)
 
-    def _observe(self, outcome: Outcome, regions: dict[str, dict[str, Region]]) -> Observation:
+    def _committed(self) -> int:
+        return committed_pages()
+
+    def _observe(
+        self, outcome: Outcome, regions: dict[str, dict[str, Region]], committed: int
+    ) -> Observation:
         views = {who: self._lenses[who].view(named, self._backing.on_tmpfs) for who, named in regions.items()}
-        return Observation(outcome, views, committed_pages(), self._frames_shown)
-
-
-def page_size_fits() -> bool:
-    """Whether this machine has the pages that scenarios speak of."""
-    return os.sysconf("SC_PAGE_SIZE") == PAGE
+        return Observation(outcome, views, committed, self._frames_shown)

@@ -61,7 +61,8 @@ class ProcessView:
 
 @dataclass(frozen=True)
 class Observation:
-    """The whole machine after a step. `committed` is Committed_AS in pages, of all the system."""
+    """The whole machine after a step. `committed` is what the step added to Committed_AS, in pages; of
+    the kernel's, whatever else ran at that moment is in it, and what every puppet has for itself."""
 
     outcome: Outcome
     processes: dict[str, ProcessView] = field(default_factory=dict)

@@ -42,6 +42,9 @@ class Op(IntEnum):
     WAIT = 13
 
 
+PAGE = 4096
+_SCRATCH = 0x1000_0000_0000  # a page of the stage's own, below the window of the regions
+
 _HEAD = struct.Struct("=8q")  # op, six arguments, the number of ranges
 _RANGE = struct.Struct("=2q")
 _ANSWER = struct.Struct("=4q")
@@ -197,6 +200,7 @@ class Stage:
             self._process.kill()
             self._process.wait()
             raise
+        self._puppet.call(Op.MMAP, _SCRATCH, PAGE, 3, 0x22, -1, 0)
 
     def __enter__(self) -> Stage:
         return self
@@ -213,6 +217,14 @@ class Stage:
     def spawn(self) -> Puppet:
         """A new process with nothing mapped but what every puppet has."""
         return self._puppet.spawn()
+
+    def drain(self) -> None:
+        """Empties this CPU's batches of pages on their way to another LRU list. A page in one has a
+        reference more and would be copied, not reused (mm/memory.c wp_can_reuse_anon_folio drains
+        them only for a page on no list yet; mm/mlock.c mlock_folio holds pages that are on one).
+        mm/mlock.c mlock_vma_pages_range does it, 6.18."""
+        self._puppet.call(Op.MLOCK, _SCRATCH, PAGE)
+        self._puppet.call(Op.MUNLOCK, _SCRATCH, PAGE)
 
     def reap(self) -> None:
         """Takes away the orphans that have ended; all others must have been ended before."""

@@ -91,12 +91,15 @@ class Runner(ABC):
 
     def run(self, step: Step) -> Observation:
         """Takes one step."""
-        return self._observe(self._take(step), self._regions)
+        before = self._committed()
+        outcome = self._take(step)
+        return self._observe(outcome, self._regions, self._committed() - before)
 
     def _take(self, step: Step) -> Outcome:
         self._steps += 1
         who = step.process
         if who in self._dead:
+            self._dead.update(step.args[:1] if step.op in ("fork", "vfork") else ())
             return Outcome("dead")
         if who not in self._regions:
             self._spawn(who)
@@ -235,5 +238,11 @@ class Runner(ABC):
     def _wait(self, who: str, child: str) -> Outcome: ...
 
     @abstractmethod
-    def _observe(self, outcome: Outcome, regions: dict[str, dict[str, Region]]) -> Observation:
-        """The machine now."""
+    def _committed(self) -> int:
+        """Committed_AS in pages."""
+
+    @abstractmethod
+    def _observe(
+        self, outcome: Outcome, regions: dict[str, dict[str, Region]], committed: int
+    ) -> Observation:
+        """The machine now, after a step with this outcome that added so much to Committed_AS."""
