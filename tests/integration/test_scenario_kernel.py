@@ -17,6 +17,7 @@ import pytest
 from clonal.kernel import procfs
 from clonal.scenario import KernelRunner, Observation, PuppetLost, ScenarioError, parse
 from clonal.scenario.puppet import Op, Stage
+from tests.support import run_script
 
 
 @pytest.fixture
@@ -152,3 +153,35 @@ def test_puppets_die_with_their_runner() -> None:
             continue
         with os.fdopen(pidfd) as handle:
             assert select.select([handle], [], [], 10)[0], f"puppet {pid} lives"
+
+
+AS_ANYBODY = """
+from clonal.scenario import KernelRunner, Tally, compare, parse
+scenario = parse('''
+p: map a anon 16
+p: map i memfd-image 32
+p: read a 0-7
+p: write a 4-11
+p: read i 0
+p: write i 3
+p: fork c
+c: write a 4
+p: write a 4
+c: exit
+p: wait c
+''')
+tally = Tally()
+with KernelRunner() as one, KernelRunner() as other:
+    *_, last = one.play(scenario)
+    assert [int(kind) for kind in last.processes["p"].regions["a"].kind] == [1] * 4 + [3] * 8 + [0] * 4
+    assert (found := compare(scenario, one, other, tally)) == [], [*map(str, found)]
+    assert bool(tally.compared["pages: frame"]) == one.frames_shown
+    print(one.frames_shown, tally.compared["pages: kind"], tally.compared["pages: mapped once"])
+"""
+
+
+def test_without_privilege_everything_but_frames_is_seen(user: str | None) -> None:
+    shown, kinds_compared, bits = run_script(AS_ANYBODY, user=user).stdout.split()
+    assert int(kinds_compared) > 500 and int(bits) > 100
+    if user is not None:
+        assert shown == "False"

@@ -44,6 +44,7 @@ class Op(IntEnum):
 
 PAGE = 4096
 _SCRATCH = 0x1000_0000_0000  # a page of the stage's own, below the window of the regions
+_DONTFORK = 10
 
 _HEAD = struct.Struct("=8q")  # op, six arguments, the number of ranges
 _RANGE = struct.Struct("=2q")
@@ -201,6 +202,7 @@ class Stage:
             self._process.wait()
             raise
         self._puppet.call(Op.MMAP, _SCRATCH, PAGE, 3, 0x22, -1, 0)
+        self._puppet.call(Op.MADVISE, _SCRATCH, PAGE, _DONTFORK)
 
     def __enter__(self) -> Stage:
         return self
