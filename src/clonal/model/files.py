@@ -1,0 +1,37 @@
+"""Files and memory files: their pages in the page cache (mm/filemap.c, mm/shmem.c)."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from clonal.model.flags import Kind
+from clonal.model.frames import NO_FRAME, Frames, Indices
+
+_numbers = itertools.count(1)
+
+
+class File:
+    """A file of `pages` pages. `frame[i]` is the page cache's frame of page i, or -1.
+
+    A memory file (`Kind.SHMEM`) has its pages when they are first touched, an ordinary one (`Kind.FILE`) when
+    they are read: unless `cached`, that is a major fault.
+    """
+
+    def __init__(self, frames: Frames, pages: int, kind: Kind, cached: bool = False) -> None:
+        self.frames, self.kind, self.inode = frames, kind, next(_numbers)
+        self.frame = np.full(pages, NO_FRAME, np.int32)
+        if cached:
+            self.frame[:] = frames.allocate(pages, kind)
+
+    @property
+    def pages(self) -> int:
+        """Its length."""
+        return self.frame.size
+
+    def load(self, pages: Indices) -> int:
+        """Brings pages into the cache; how many were not there."""
+        missing = pages[self.frame[pages] == NO_FRAME]
+        self.frame[missing] = self.frames.allocate(missing.size, self.kind)
+        return int(missing.size)

@@ -1,0 +1,223 @@
+"""A process of the model: system calls and accesses, in bytes as the kernel has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from clonal.model import faults
+from clonal.model.errors import NoSuchProcess, WouldBlock
+from clonal.model.faults import Faults
+from clonal.model.files import File
+from clonal.model.flags import PAGE, Advice, Kind, Map, Prot
+from clonal.model.fork import ForkWork, duplicate
+from clonal.model.frames import NO_FRAME, ZERO_FRAME
+from clonal.model.space import AddressSpace, page_range
+from clonal.model.vma import Vma
+
+if TYPE_CHECKING:
+    from clonal.model.machine import Machine
+
+PageSet = npt.ArrayLike
+
+
+class Rss(NamedTuple):
+    """Resident pages by kind, as in /proc/PID/status. The zero page is in none."""
+
+    anon: int
+    file: int
+    shmem: int
+
+
+class Pages(NamedTuple):
+    """What the entries of a range map, page by page."""
+
+    kind: npt.NDArray[np.uint8]  # of Kind
+    frame: npt.NDArray[np.int32]  # -1: none
+    exclusive: npt.NDArray[np.bool_]  # mapped by this process alone (pagemap's bit 56)
+    writable: npt.NDArray[np.bool_]  # a write does not fault
+
+
+class Process:
+    """One process. Made by `Machine.spawn()` and by `fork()`."""
+
+    def __init__(self, machine: Machine, pid: int, space: AddressSpace, parent: Process | None) -> None:
+        self.machine, self.pid, self.parent = machine, pid, parent
+        self.faults = Faults()  # all since it began
+        self.fork_work = ForkWork()  # of its latest fork
+        self.exit_code: int | None = None
+        self._space: AddressSpace | None = space
+
+    @property
+    def space(self) -> AddressSpace:
+        """Its address space. Raises NoSuchProcess when it has ended."""
+        if self._space is None:
+            raise NoSuchProcess(self.pid)
+        return self._space
+
+    # ---- memory ----
+
+    def mmap(
+        self,
+        length: int,
+        prot: Prot = Prot.RW,
+        flags: Map = Map.PRIVATE | Map.ANONYMOUS,
+        file: File | None = None,
+        offset: int = 0,
+        at: int | None = None,
+    ) -> int:
+        """Maps `length` bytes and returns the address. `at` must be free. Raises BadRange, BadFlags."""
+        start, end = page_range(at if at is not None else 1 << 20, length)
+        if flags & Map.SHARED and flags & Map.ANONYMOUS:  # a memory file without a name: shmem_zero_setup
+            flags, file = flags & ~Map.ANONYMOUS, self.machine.memfd(end - start)
+        wanted = None if at is None else start
+        first = self.space.mmap(end - start, prot, flags, file, offset // PAGE, wanted)
+        if flags & Map.POPULATE:
+            self._populate(first, first + end - start, bool(prot & Prot.WRITE))
+        return first * PAGE
+
+    def munmap(self, address: int, length: int) -> None:
+        """munmap(2). Raises BadRange."""
+        self.space.munmap(*page_range(address, length))
+
+    def mprotect(self, address: int, length: int, prot: Prot) -> None:
+        """mprotect(2). Raises BadRange where something is not mapped."""
+        self.space.mprotect(*page_range(address, length), prot)
+
+    def madvise(self, address: int, length: int, advice: Advice) -> Faults:
+        """madvise(2). Raises BadRange, BadFlags."""
+        start, end = page_range(address, length)
+        if advice in (Advice.POPULATE_READ, Advice.POPULATE_WRITE):
+            return self._populate(start, end, advice is Advice.POPULATE_WRITE)
+        self.space.advise(start, end, advice)
+        return Faults()
+
+    def mlock(self, address: int, length: int) -> Faults:
+        """mlock(2): present from now on, written to where that is allowed. A child does not inherit it."""
+        start, end = page_range(address, length)
+        made = Faults()
+        for vma in self.space.cut(start, end):
+            vma.locked = True
+            made += self._populate(vma.start, vma.end, bool(vma.prot & Prot.WRITE and not vma.shared))
+        return made
+
+    def _populate(self, start: int, end: int, write: bool) -> Faults:
+        return self.touch(np.arange(start, end), write)
+
+    # ---- accesses ----
+
+    def read(self, address: int, length: int = 1) -> Faults:
+        """Reads a byte of each page of the range. Raises Segfault, OutOfFrames."""
+        return self.touch(np.arange(address // PAGE, -(-(address + length) // PAGE)), write=False)
+
+    def write(self, address: int, length: int = 1) -> Faults:
+        """Writes a byte of each page of the range. Raises Segfault, OutOfFrames."""
+        return self.touch(np.arange(address // PAGE, -(-(address + length) // PAGE)), write=True)
+
+    def touch(self, pages: PageSet, write: bool = True) -> Faults:
+        """Touches any set of page numbers, in ascending order. Raises Segfault, OutOfFrames."""
+        wanted = np.unique(np.asarray(pages, np.int64))
+        made = Faults()
+        for vma, index in self.space.check_access(wanted, write):
+            made += faults.touch(self.space, vma, index, write, self.machine.config.fault_around)
+        self.faults += made
+        return made
+
+    # ---- life ----
+
+    def fork(self) -> Process:
+        """fork(2): a child with the same memory, shared until one of the two writes."""
+        space, self.fork_work = duplicate(self.space)
+        return self.machine.add(space, self)
+
+    def vfork(self) -> Process:
+        """vfork(2): a child that borrows this address space until it execs or exits."""
+        self.space.users += 1
+        return self.machine.add(self.space, self)
+
+    def exec(self) -> None:
+        """execve(2): a new, empty address space; the old one goes with its last user."""
+        old = self.space
+        self._space = AddressSpace(self.machine.frames)
+        self._leave(old)
+
+    def exit(self, code: int = 0) -> None:
+        """exit(2)."""
+        space = self.space
+        self._space, self.exit_code = None, code
+        self._leave(space)
+
+    @staticmethod
+    def _leave(space: AddressSpace) -> None:
+        space.users -= 1
+        if not space.users:
+            space.destroy()
+
+    def wait(self, child: Process) -> int:
+        """wait(2) for a child that has ended: its exit code. Raises WouldBlock."""
+        if child.parent is not self:
+            raise WouldBlock(self.pid, child.pid, "is no child of it")
+        if child.exit_code is None:
+            raise WouldBlock(self.pid, child.pid, "has not ended")
+        self.machine.processes.pop(child.pid, None)
+        return child.exit_code
+
+    # ---- what there is ----
+
+    def pages(self, address: int, length: int) -> Pages:
+        """What is mapped in the range, page by page; nothing where there is no mapping."""
+        start, end = page_range(address, length)
+        frame = np.full(end - start, NO_FRAME, np.int32)
+        writable = np.zeros(end - start, bool)
+        for vma in self.space.between(start, end):
+            first, last = max(start, vma.start), min(end, vma.end)
+            frame[first - start : last - start] = vma.frame[first - vma.start : last - vma.start]
+            writable[first - start : last - start] = vma.writable[first - vma.start : last - vma.start]
+        frames, present = self.machine.frames, frame != NO_FRAME
+        kind = np.where(present, frames.kind[frame], np.uint8(Kind.NONE)).astype(np.uint8)
+        exclusive = present & (frames.mapped[frame] == 1)
+        return Pages(kind, frame, exclusive, writable)
+
+    @property
+    def rss(self) -> Rss:
+        """Resident pages by kind."""
+        kinds = np.zeros(len(Kind), np.int64)
+        for vma in self.space.vmas:
+            frames = self.space.resident(vma)
+            kinds += np.bincount(self.machine.frames.kind[frames], minlength=len(Kind))
+        return Rss(int(kinds[Kind.ANON]), int(kinds[Kind.FILE]), int(kinds[Kind.SHMEM]))
+
+    @property
+    def page_table_bytes(self) -> int:
+        """VmPTE."""
+        return self.space.tables.bytes
+
+    def pss(self) -> float:
+        """Bytes, each page divided by how many entries map it (/proc/PID/smaps: Pss)."""
+        return PAGE * sum(float((1 / self._shares(vma)).sum()) for vma in self.space.vmas)
+
+    def uss(self) -> int:
+        """Bytes in pages that no other process maps."""
+        return PAGE * sum(int((self._shares(vma) == 1).sum()) for vma in self.space.vmas)
+
+    def _shares(self, vma: Vma) -> npt.NDArray[np.int32]:
+        return self.machine.frames.mapped[self.space.resident(vma)]
+
+    def maps(self) -> str:
+        """As /proc/PID/maps, with its first 64 pages: `.` none, `0` the zero page, `w` writable, `c` copied
+        (or reused) when written to, `r` any other."""
+        return "\n".join(self._map_line(vma) for vma in self.space.vmas)
+
+    def _map_line(self, vma: Vma) -> str:
+        rights = "".join(c if vma.prot & bit else "-" for c, bit in zip("rwx", Prot, strict=False))
+        present = vma.frame != NO_FRAME
+        shown = np.full(vma.pages, ".")
+        shown[present] = "c" if vma.prot & Prot.WRITE and not vma.shared else "r"
+        shown[vma.frame == ZERO_FRAME] = "0"
+        shown[vma.writable] = "w"
+        pages = "".join(shown[:64]) + ("…" if vma.pages > 64 else "")
+        sharing = "s" if vma.shared else "p"
+        name = f" file {vma.file.inode}" if vma.file is not None else ""
+        return f"{vma.start * PAGE:012x}-{vma.end * PAGE:012x} {rights}{sharing} {pages}{name}"

@@ -1,0 +1,187 @@
+"""An address space (struct mm_struct): its mappings in order, and the calls that change them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+import numpy as np
+
+from clonal.model.errors import BadFlags, BadRange, Segfault
+from clonal.model.files import File
+from clonal.model.flags import PAGE, TASK_END, Advice, Map, Prot
+from clonal.model.frames import NO_FRAME, ZERO_FRAME, Frames
+from clonal.model.tables import Tables
+from clonal.model.vma import Vma
+
+TOP = (TASK_END >> 20 << 20) // PAGE - 256  # where mmap starts to look, downwards
+BOTTOM = 16
+
+
+def page_range(address: int, length: int) -> tuple[int, int]:
+    """First and last + 1 page of a range that the kernel would take: `address` on a page, length not 0.
+    Raises BadRange."""
+    if address % PAGE:
+        raise BadRange(address, address + length, "does not start on a page")
+    if length <= 0:
+        raise BadRange(address, address + length, "is empty")
+    end = address + length
+    if address < BOTTOM * PAGE or end > TASK_END:
+        raise BadRange(address, end, "lies outside user space")
+    return address // PAGE, -(-end // PAGE)
+
+
+class AddressSpace:
+    """`vmas` are in order and do not overlap."""
+
+    def __init__(self, frames: Frames) -> None:
+        self.frames = frames
+        self.vmas: list[Vma] = []
+        self.tables = Tables()
+        self.users = 1  # processes: more than one after vfork
+
+    def find(self, page: int) -> Vma | None:
+        """The mapping of a page (mm/mmap.c vma_lookup)."""
+        at = bisect_right(self.vmas, page, key=lambda vma: vma.start) - 1
+        return self.vmas[at] if at >= 0 and page < self.vmas[at].end else None
+
+    def between(self, start: int, end: int) -> list[Vma]:
+        """The mappings that have pages in [start, end)."""
+        return [vma for vma in self.vmas if vma.start < end and start < vma.end]
+
+    def mmap(self, pages: int, prot: Prot, flags: Map, file: File | None, offset: int, at: int | None) -> int:
+        """A new mapping of `pages` at page `at`, which must be free, or where there is room; its first page.
+        It may become part of a neighbour."""
+        if bool(flags & Map.SHARED) == bool(flags & Map.PRIVATE):
+            raise BadFlags(flags, "a mapping is either SHARED or PRIVATE")
+        if (file is None) != bool(flags & Map.ANONYMOUS):
+            raise BadFlags(flags, "a mapping has either a file or ANONYMOUS")
+        if file is not None and not 0 <= offset <= offset + pages <= file.pages:
+            raise BadRange(
+                offset * PAGE, (offset + pages) * PAGE, f"lies outside the file's {file.pages} pages"
+            )
+        start = self._room(pages) if at is None else at
+        if taken := self.between(start, start + pages):
+            raise BadRange(start * PAGE, (start + pages) * PAGE, f"overlaps {taken[0].start * PAGE:#x}")
+        vma = Vma(start, start + pages, prot, flags, file, offset)
+        self.vmas.insert(bisect_right(self.vmas, start, key=lambda each: each.start), vma)
+        self._merge(vma)
+        return start
+
+    def _room(self, pages: int) -> int:
+        """The highest free range (mm/mmap.c vm_unmapped_area, top down)."""
+        end = TOP
+        for vma in reversed(self.vmas):
+            if end - vma.end >= pages:
+                break
+            end = min(end, vma.start)
+        if end - pages < BOTTOM:
+            raise BadRange(0, pages * PAGE, "there is no room for so much")
+        return end - pages
+
+    def _merge(self, vma: Vma) -> None:
+        at = self._index(vma)
+        if at + 1 < len(self.vmas) and vma.joins(self.vmas[at + 1]):
+            vma.join(self.vmas.pop(at + 1))
+        if at > 0 and self.vmas[at - 1].joins(vma):
+            self.vmas[at - 1].join(self.vmas.pop(at))
+
+    def _index(self, vma: Vma) -> int:
+        return bisect_right(self.vmas, vma.start, key=lambda each: each.start) - 1
+
+    def cut(self, start: int, end: int) -> list[Vma]:
+        """The mappings in [start, end) that must have no hole, split so that none reaches out of it (mm/vma.c
+        __split_vma). Raises BadRange."""
+        covered = sum(min(vma.end, end) - max(vma.start, start) for vma in self.between(start, end))
+        if covered != end - start:
+            raise BadRange(start * PAGE, end * PAGE, "is not mapped throughout")
+        for page in (start, end):
+            vma = self.find(page)
+            if vma is not None and vma.start < page:
+                at = self._index(vma)
+                self.vmas[at : at + 1] = [vma.part(vma.start, page), vma.part(page, vma.end)]
+        return self.between(start, end)
+
+    def munmap(self, start: int, end: int) -> None:
+        """Unmaps what is mapped of [start, end) (mm/vma.c do_vmi_munmap)."""
+        for vma in self.between(start, end):
+            first, last = max(start, vma.start), min(end, vma.end)
+            for part in self.cut(first, last):
+                self.zap(part, np.arange(part.pages))
+                self.vmas.pop(self._index(part))
+                before = [each.end for each in self.vmas if each.end <= part.start]
+                behind = [each.start for each in self.vmas if each.start >= part.end]
+                floor, ceiling = max(before, default=0), min(behind, default=TASK_END // PAGE)
+                self.tables.free(part.start, part.end, floor, ceiling)
+
+    def mprotect(self, start: int, end: int, prot: Prot) -> None:
+        """Changes the protection. An anonymous page of this process alone becomes writable at once
+        (mm/mprotect.c can_change_private_pte_writable, 5.19)."""
+        for vma in self.cut(start, end):
+            vma.prot = prot
+            own = vma.frame != NO_FRAME
+            if not vma.shared:
+                own &= self.frames.exclusive[vma.frame]
+            vma.writable = own if prot & Prot.WRITE else np.zeros(vma.pages, bool)
+        self._tidy(start, end)
+
+    def _tidy(self, start: int, end: int) -> None:
+        """Joins what is alike again around a range whose mappings changed."""
+        for vma in self.between(start - 1, end + 1):
+            if any(each is vma for each in self.vmas):
+                self._merge(vma)
+
+    def advise(self, start: int, end: int, advice: Advice) -> None:
+        """What madvise changes on mappings. POPULATE_* is the fault handler's."""
+        vmas = self.cut(start, end)
+        for vma in vmas:
+            if advice is Advice.DONTNEED:
+                self.zap(vma, np.arange(vma.pages))
+            elif advice in (Advice.DONTFORK, Advice.DOFORK):
+                vma.dont_fork = advice is Advice.DONTFORK
+            elif advice in (Advice.WIPEONFORK, Advice.KEEPONFORK):
+                if vma.file is not None or vma.shared:
+                    raise BadFlags(advice, "only for private anonymous memory")
+                vma.wipe_on_fork = advice is Advice.WIPEONFORK
+        self._tidy(start, end)
+
+    def zap(self, vma: Vma, index: np.ndarray[tuple[int], np.dtype[np.intp]]) -> None:
+        """Drops entries (mm/memory.c zap_pte_range)."""
+        frames = vma.frame[index]
+        self.frames.unmap(frames[frames != NO_FRAME].astype(np.intp))
+        vma.frame[index] = NO_FRAME
+        vma.writable[index] = False
+
+    def destroy(self) -> None:
+        """Everything goes (mm/mmap.c exit_mmap)."""
+        for vma in self.vmas:
+            self.zap(vma, np.arange(vma.pages))
+        self.vmas.clear()
+        self.tables = Tables()
+
+    def check_access(
+        self, pages: np.ndarray[tuple[int], np.dtype[np.int64]], write: bool
+    ) -> Iterator[tuple[Vma, np.ndarray[tuple[int], np.dtype[np.int64]]]]:
+        """For sorted page numbers: each mapping with its pages, as indices into it. Raises Segfault before
+        anything is yielded."""
+        wanted = Prot.WRITE if write else Prot.READ
+        found, seen = [], 0
+        for vma in self.vmas:
+            first, last = np.searchsorted(pages, [vma.start, vma.end])
+            if first == last:
+                continue
+            if first != seen or not vma.prot & wanted:
+                break
+            found.append((vma, pages[first:last] - vma.start))
+            seen = int(last)
+        if seen != pages.size:
+            raise Segfault(int(pages[seen]) * PAGE, write)
+        yield from found
+
+    def commit(self) -> int:
+        """Pages that this address space has committed."""
+        return sum(vma.accountable for vma in self.vmas)
+
+    def resident(self, vma: Vma) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+        """The frames that entries of `vma` map, the zero page left out."""
+        return vma.frame[vma.frame > ZERO_FRAME].astype(np.intp)

@@ -1,0 +1,45 @@
+"""Which page tables an address space has, at the three levels that count (mm->pgtables_bytes: VmPTE)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from clonal.model.flags import PAGE
+
+LEVELS = (9, 18, 27)  # a PTE, PMD, PUD table spans 2^9, 2^18, 2^27 pages
+
+
+class Tables:
+    """`at[level]` holds the numbers of the tables there are: page number >> LEVELS[level]."""
+
+    def __init__(self) -> None:
+        self.at: tuple[set[int], ...] = (set(), set(), set())
+
+    @property
+    def bytes(self) -> int:
+        """What they take, the top level not counted (it is the process's own from the start)."""
+        return PAGE * sum(map(len, self.at))
+
+    def reach(self, pages: npt.NDArray[np.int64]) -> None:
+        """Makes the tables for the entries of `pages`, all of one process."""
+        for shift, have in zip(LEVELS, self.at, strict=True):
+            pages = np.unique(pages >> shift) << shift
+            have.update((pages >> shift).tolist())
+
+    def copy_range(self, other: Tables, start: int, end: int) -> int:
+        """At fork: makes those that `other` has for pages [start, end); how many PTE tables that were. One
+        without entries is copied too (mm/memory.c copy_pte_range allocates before it looks)."""
+        first, last = start >> LEVELS[0], (end - 1) >> LEVELS[0]
+        found = [table for table in other.at[0] if first <= table <= last]
+        self.reach(np.array(found, np.int64) << LEVELS[0])
+        return len(found)
+
+    def free(self, start: int, end: int, floor: int, ceiling: int) -> None:
+        """After pages [start, end) were unmapped: a table goes if no mapping is left in its span, for which
+        the neighbours' ends `floor` and `ceiling` stand (mm/memory.c free_pgd_range)."""
+        for shift, have in zip(LEVELS, self.at, strict=True):
+            span = 1 << shift
+            for table in range(start >> shift, ((end - 1) >> shift) + 1):
+                if table * span >= floor and (table + 1) * span <= ceiling:
+                    have.discard(table)

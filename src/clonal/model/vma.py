@@ -1,0 +1,92 @@
+"""One mapping of an address space (struct vm_area_struct) with the page-table entries in its range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clonal.model.files import File
+from clonal.model.flags import Map, Prot
+from clonal.model.frames import NO_FRAME
+
+Entries = npt.NDArray[np.int32]
+Bits = npt.NDArray[np.bool_]
+
+
+@dataclass
+class Vma:
+    """Pages [start, end). `frame[i]` is the frame that the entry of page start + i maps, or -1; `writable[i]`
+    whether the hardware lets a write through: never on a page that others share privately."""
+
+    start: int
+    end: int
+    prot: Prot
+    flags: Map
+    file: File | None = None
+    offset: int = 0  # pages into the file
+    anon_vma: bool = False  # something in it was written privately: fork copies its entries
+    dont_fork: bool = False
+    wipe_on_fork: bool = False
+    locked: bool = False
+    frame: Entries = field(default_factory=lambda: np.empty(0, np.int32))
+    writable: Bits = field(default_factory=lambda: np.empty(0, bool))
+
+    def __post_init__(self) -> None:
+        if self.frame.size != self.pages:
+            self.clear()
+
+    @property
+    def pages(self) -> int:
+        """Its length."""
+        return self.end - self.start
+
+    @property
+    def shared(self) -> bool:
+        """MAP_SHARED: never copied on write."""
+        return bool(self.flags & Map.SHARED)
+
+    @property
+    def accountable(self) -> int:
+        """Pages that count as committed, touched or not (mm/vma.c accountable_mapping)."""
+        counts = self.prot & Prot.WRITE and not self.flags & Map.NORESERVE and not self.shared
+        return self.pages if counts else 0
+
+    def clear(self) -> None:
+        """No entries, as after mmap."""
+        self.frame = np.full(self.pages, NO_FRAME, np.int32)
+        self.writable = np.zeros(self.pages, bool)
+
+    def part(self, start: int, end: int) -> Vma:
+        """The pages [start, end) of it as a mapping of its own; shares no array with it."""
+        first, last = start - self.start, end - self.start
+        return replace(
+            self,
+            start=start,
+            end=end,
+            offset=self.offset + first if self.file is not None else 0,
+            frame=self.frame[first:last].copy(),
+            writable=self.writable[first:last].copy(),
+        )
+
+    def joins(self, after: Vma) -> bool:
+        """Whether the kernel would make one mapping of this one and the one behind it (mm/vma.c
+        can_vma_merge_after)."""
+        return (
+            self.end == after.start
+            and self._alike() == after._alike()
+            and (self.file is None or self.offset + self.pages == after.offset)
+        )
+
+    def _alike(self) -> tuple[Any, ...]:
+        flags = self.flags & ~Map.POPULATE
+        return self.prot, flags, id(self.file), self.dont_fork, self.wipe_on_fork, self.locked
+
+    def join(self, after: Vma) -> None:
+        """Takes over the one behind it."""
+        self.end = after.end
+        self.anon_vma |= after.anon_vma
+        self.frame = np.concatenate([self.frame, after.frame])
+        self.writable = np.concatenate([self.writable, after.writable])
