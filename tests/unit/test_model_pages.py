@@ -1,4 +1,4 @@
-"""The model, rule by rule: what a fault, a fork and an end do to pages. Kernel functions are of Linux 6.18."""
+"""The model, rule by rule: what a fault, a fork and an end do to pages. Functions are of Linux 6.18."""
 
 from __future__ import annotations
 

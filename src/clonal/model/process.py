@@ -104,23 +104,25 @@ class Process:
         return made
 
     def _populate(self, start: int, end: int, write: bool) -> Faults:
-        return self.touch(np.arange(start, end), write)
+        return self._touch(np.arange(start, end), write)
 
     # ---- accesses ----
 
     def read(self, address: int, length: int = 1) -> Faults:
         """Reads a byte of each page of the range. Raises Segfault, OutOfFrames."""
-        return self.touch(np.arange(address // PAGE, -(-(address + length) // PAGE)), write=False)
+        return self._touch(np.arange(address // PAGE, -(-(address + length) // PAGE)), write=False)
 
     def write(self, address: int, length: int = 1) -> Faults:
         """Writes a byte of each page of the range. Raises Segfault, OutOfFrames."""
-        return self.touch(np.arange(address // PAGE, -(-(address + length) // PAGE)), write=True)
+        return self._touch(np.arange(address // PAGE, -(-(address + length) // PAGE)), write=True)
 
     def touch(self, pages: PageSet, write: bool = True) -> Faults:
         """Touches any set of page numbers, in ascending order. Raises Segfault, OutOfFrames."""
-        wanted = np.unique(np.asarray(pages, np.int64))
+        return self._touch(np.unique(np.asarray(pages, np.int64)), write)
+
+    def _touch(self, pages: npt.NDArray[np.int64], write: bool) -> Faults:
         made = Faults()
-        for vma, index in self.space.check_access(wanted, write):
+        for vma, index in self.space.check_access(pages, write):
             made += faults.touch(self.space, vma, index, write, self.machine.config.fault_around)
         self.faults += made
         return made

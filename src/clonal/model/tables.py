@@ -22,16 +22,19 @@ class Tables:
         return PAGE * sum(map(len, self.at))
 
     def reach(self, pages: npt.NDArray[np.int64]) -> None:
-        """Makes the tables for the entries of `pages`, all of one process."""
+        """Makes the tables for the entries of `pages`, which are in order."""
         for shift, have in zip(LEVELS, self.at, strict=True):
-            pages = np.unique(pages >> shift) << shift
-            have.update((pages >> shift).tolist())
+            tables = pages >> shift
+            first = np.ones(tables.size, bool)
+            np.not_equal(tables[1:], tables[:-1], out=first[1:])
+            pages = pages[first]
+            have.update(tables[first].tolist())
 
     def copy_range(self, other: Tables, start: int, end: int) -> int:
         """At fork: makes those that `other` has for pages [start, end); how many PTE tables that were. One
         without entries is copied too (mm/memory.c copy_pte_range allocates before it looks)."""
         first, last = start >> LEVELS[0], (end - 1) >> LEVELS[0]
-        found = [table for table in other.at[0] if first <= table <= last]
+        found = sorted(table for table in other.at[0] if first <= table <= last)
         self.reach(np.array(found, np.int64) << LEVELS[0])
         return len(found)
 
