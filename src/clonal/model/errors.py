@@ -45,6 +45,18 @@ class OutOfFrames(ModelError):
         super().__init__(f"out of memory: {wanted:,} frames wanted, {free:,} free", wanted=wanted, free=free)
 
 
+class CommitRefused(ModelError):
+    """The kernel does not promise so much memory (ENOMEM): `pages` more, with `committed` of `limit`."""
+
+    def __init__(self, pages: int, limit: int, committed: int) -> None:
+        super().__init__(
+            f"cannot commit {pages:,} pages: {committed:,} of at most {limit:,} are committed",
+            pages=pages,
+            limit=limit,
+            committed=committed,
+        )
+
+
 class NoSuchProcess(ModelError):
     """An operation on a process that has ended."""
 

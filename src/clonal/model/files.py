@@ -19,8 +19,11 @@ class File:
     they are read: unless `cached`, that is a major fault.
     """
 
-    def __init__(self, frames: Frames, pages: int, kind: Kind, cached: bool = False) -> None:
+    def __init__(
+        self, frames: Frames, pages: int, kind: Kind, cached: bool = False, ahead: bool = False
+    ) -> None:
         self.frames, self.kind, self.inode = frames, kind, next(_numbers)
+        self.ahead = ahead  # its whole length is committed from the start (shared anonymous memory)
         self.frame = np.full(pages, NO_FRAME, np.int32)
         if cached:
             self.frame[:] = frames.allocate(pages, kind)
@@ -29,6 +32,14 @@ class File:
     def pages(self) -> int:
         """Its length."""
         return self.frame.size
+
+    @property
+    def committed(self) -> int:
+        """Pages it has committed: memory files as they grow, shared anonymous memory in full (mm/shmem.c
+        shmem_acct_size, shmem_inode_acct_blocks), ordinary files none."""
+        if self.ahead:
+            return self.pages
+        return int((self.frame != NO_FRAME).sum()) if self.kind is Kind.SHMEM else 0
 
     def load(self, pages: Indices) -> int:
         """Brings pages into the cache; how many were not there."""

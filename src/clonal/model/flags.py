@@ -56,15 +56,30 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Config:
-    """A machine: memory in bytes, and the pages that a read fault of a file maps around (fault_around_bytes
-    ÷ 4 KiB; mm/memory.c do_fault_around). Raises BadMachine."""
+    """A machine. Raises BadMachine.
+
+    Memory, swap and reserves are in bytes. `fault_around`: pages that a read fault of a file maps at once
+    (fault_around_bytes ÷ 4 KiB). `overcommit`: vm.overcommit_memory, 0 to 2. `admin`: processes have
+    CAP_SYS_ADMIN, for which mode 2 keeps `admin_reserve`.
+    """
 
     ram: int = 8 << 30
+    swap: int = 0
     fault_around: int = 16
+    overcommit: int = 0
+    overcommit_ratio: int = 50
+    admin_reserve: int = 8 << 20
+    user_reserve: int = 128 << 20
+    admin: bool = False
 
     def __post_init__(self) -> None:
         if self.ram < PAGE:
             raise BadMachine("ram", self.ram, f"at least one page ({PAGE} bytes)")
+        if self.overcommit not in (0, 1, 2):
+            raise BadMachine("overcommit", self.overcommit, "0 (guess), 1 (always) or 2 (never)")
+        for name in ("swap", "overcommit_ratio", "admin_reserve", "user_reserve"):
+            if getattr(self, name) < 0:
+                raise BadMachine(name, getattr(self, name), "0 or more")
         around = self.fault_around
         if not 1 <= around <= ENTRIES or around & (around - 1):
             raise BadMachine("fault_around", around, f"a power of two from 1 to {ENTRIES}")

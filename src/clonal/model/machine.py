@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 from clonal.model.files import File
 from clonal.model.flags import PAGE, Config, Kind
@@ -19,6 +20,7 @@ class Machine:
         self.frames = Frames(self.config.ram // PAGE)
         self.processes: dict[int, Process] = {}
         self._pids = itertools.count(1)
+        self._files: list[weakref.ref[File]] = []  # those of memory
 
     def spawn(self) -> Process:
         """A process with an empty address space."""
@@ -35,11 +37,21 @@ class Machine:
         return File(self.frames, pages, Kind.FILE, cached)
 
     def memfd(self, pages: int) -> File:
-        """A memory file (memfd_create(2), or what is behind shared anonymous memory)."""
-        return File(self.frames, pages, Kind.SHMEM)
+        """A memory file (memfd_create(2))."""
+        return self._known(File(self.frames, pages, Kind.SHMEM))
+
+    def shared_memory(self, pages: int) -> File:
+        """What is behind shared anonymous memory: a memory file that is committed in full from the start."""
+        return self._known(File(self.frames, pages, Kind.SHMEM, ahead=True))
+
+    def _known(self, file: File) -> File:
+        self._files.append(weakref.ref(file))
+        return file
 
     @property
     def committed(self) -> int:
-        """Pages committed by all address spaces (Committed_AS), touched or not."""
+        """Pages committed by all address spaces and memory files (Committed_AS)."""
         spaces = {id(p.space): p.space for p in self.processes.values() if p.exit_code is None}
-        return sum(space.commit() for space in spaces.values())
+        self._files = [each for each in self._files if each() is not None]
+        files = sum(file.committed for each in self._files if (file := each()) is not None)
+        return files + sum(space.commit() for space in spaces.values())

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clonal.model import faults
+from clonal.model.commit import accountable, check
 from clonal.model.errors import NoSuchProcess, WouldBlock
 from clonal.model.faults import Faults
 from clonal.model.files import File
@@ -71,9 +72,16 @@ class Process:
         """Maps `length` bytes and returns the address. `at` must be free. Raises BadRange, BadFlags."""
         start, end = page_range(at if at is not None else 1 << 20, length)
         if flags & Map.SHARED and flags & Map.ANONYMOUS:  # a memory file without a name: shmem_zero_setup
-            flags, file = flags & ~Map.ANONYMOUS, self.machine.memfd(end - start)
+            self._commit(end - start)
+            flags, file = flags & ~Map.ANONYMOUS, self.machine.shared_memory(end - start)
         wanted = None if at is None else start
-        first = self.space.mmap(end - start, prot, flags, file, offset // PAGE, wanted)
+
+        def account(pages: int) -> bool:
+            counts = accountable(self.machine.config, prot, flags)
+            self._commit(pages if counts else 0)
+            return counts
+
+        first = self.space.mmap(end - start, prot, flags, file, offset // PAGE, wanted, account)
         if flags & Map.POPULATE:
             self._populate(first, first + end - start, bool(prot & Prot.WRITE))
         return first * PAGE
@@ -84,7 +92,20 @@ class Process:
 
     def mprotect(self, address: int, length: int, prot: Prot) -> None:
         """mprotect(2). Raises BadRange where something is not mapped."""
-        self.space.mprotect(*page_range(address, length), prot)
+        self.space.mprotect(*page_range(address, length), prot, lambda vma: self._accounts(vma, prot))
+
+    def _accounts(self, vma: Vma, prot: Prot) -> bool:
+        """mm/mprotect.c mprotect_fixup: what becomes writable is charged; what no longer is stays so, unless
+        it is anonymous and nothing was written."""
+        if not prot & Prot.WRITE:
+            return vma.accounted and (vma.file is not None or vma.anon_vma)
+        counts = vma.accounted or accountable(self.machine.config, prot, vma.flags)
+        self._commit(vma.pages if counts and not vma.accounted else 0)
+        return counts
+
+    def _commit(self, pages: int) -> None:
+        if pages:
+            check(self.machine.config, self.machine.committed, pages, self.space.total_vm)
 
     def madvise(self, address: int, length: int, advice: Advice) -> Faults:
         """madvise(2). Raises BadRange, BadFlags."""
@@ -130,7 +151,13 @@ class Process:
     # ---- life ----
 
     def fork(self) -> Process:
-        """fork(2): a child with the same memory, shared until one of the two writes."""
+        """fork(2): a child with the same memory, shared until one of the two writes. Raises CommitRefused:
+        dup_mmap charges mapping by mapping."""
+        committed = self.machine.committed
+        for vma in self.space.vmas:
+            if vma.accounted and not vma.dont_fork:
+                check(self.machine.config, committed, vma.pages, self.space.total_vm)
+                committed += vma.pages
         space, self.fork_work = duplicate(self.space)
         return self.machine.add(space, self)
 

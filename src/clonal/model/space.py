@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -40,6 +40,11 @@ class AddressSpace:
         self.tables = Tables()
         self.users = 1  # processes: more than one after vfork
 
+    @property
+    def total_vm(self) -> int:
+        """Pages mapped."""
+        return sum(vma.pages for vma in self.vmas)
+
     def find(self, page: int) -> Vma | None:
         """The mapping of a page (mm/mmap.c vma_lookup)."""
         at = bisect_right(self.vmas, page, key=lambda vma: vma.start) - 1
@@ -49,9 +54,18 @@ class AddressSpace:
         """The mappings that have pages in [start, end)."""
         return [vma for vma in self.vmas if vma.start < end and start < vma.end]
 
-    def mmap(self, pages: int, prot: Prot, flags: Map, file: File | None, offset: int, at: int | None) -> int:
+    def mmap(
+        self,
+        pages: int,
+        prot: Prot,
+        flags: Map,
+        file: File | None,
+        offset: int,
+        at: int | None,
+        account: Callable[[int], bool],
+    ) -> int:
         """A new mapping of `pages` at page `at`, which must be free, or where there is room; its first page.
-        It may become part of a neighbour."""
+        It may become part of a neighbour. `account` says whether it counts as committed, or refuses it."""
         if bool(flags & Map.SHARED) == bool(flags & Map.PRIVATE):
             raise BadFlags(flags, "a mapping is either SHARED or PRIVATE")
         if (file is None) != bool(flags & Map.ANONYMOUS):
@@ -63,7 +77,7 @@ class AddressSpace:
         start = self._room(pages) if at is None else at
         if taken := self.between(start, start + pages):
             raise BadRange(start * PAGE, (start + pages) * PAGE, f"overlaps {taken[0].start * PAGE:#x}")
-        vma = Vma(start, start + pages, prot, flags, file, offset)
+        vma = Vma(start, start + pages, prot, flags, file, offset, accounted=account(pages))
         self.vmas.insert(bisect_right(self.vmas, start, key=lambda each: each.start), vma)
         self._merge(vma)
         return start
@@ -114,10 +128,12 @@ class AddressSpace:
                 floor, ceiling = max(before, default=0), min(behind, default=TASK_END // PAGE)
                 self.tables.free(part.start, part.end, floor, ceiling)
 
-    def mprotect(self, start: int, end: int, prot: Prot) -> None:
-        """Changes the protection. An anonymous page of this process alone becomes writable at once
-        (mm/mprotect.c can_change_private_pte_writable, 5.19)."""
+    def mprotect(self, start: int, end: int, prot: Prot, account: Callable[[Vma], bool]) -> None:
+        """Changes the protection; `account` says for each mapping whether it counts from then on. An anonymous
+        page of this process alone becomes writable at once (mm/mprotect.c can_change_private_pte_writable,
+        5.19)."""
         for vma in self.cut(start, end):
+            vma.accounted = account(vma)
             vma.prot = prot
             own = vma.frame != NO_FRAME
             if not vma.shared:
@@ -180,7 +196,7 @@ class AddressSpace:
 
     def commit(self) -> int:
         """Pages that this address space has committed."""
-        return sum(vma.accountable for vma in self.vmas)
+        return sum(vma.pages for vma in self.vmas if vma.accounted)
 
     def resident(self, vma: Vma) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
         """The frames that entries of `vma` map, the zero page left out."""

@@ -31,6 +31,7 @@ class Vma:
     dont_fork: bool = False
     wipe_on_fork: bool = False
     locked: bool = False
+    accounted: bool = False  # counts as committed, touched or not (VM_ACCOUNT)
     frame: Entries = field(default_factory=lambda: np.empty(0, np.int32))
     writable: Bits = field(default_factory=lambda: np.empty(0, bool))
 
@@ -47,12 +48,6 @@ class Vma:
     def shared(self) -> bool:
         """MAP_SHARED: never copied on write."""
         return bool(self.flags & Map.SHARED)
-
-    @property
-    def accountable(self) -> int:
-        """Pages that count as committed, touched or not (mm/vma.c accountable_mapping)."""
-        counts = self.prot & Prot.WRITE and not self.flags & Map.NORESERVE and not self.shared
-        return self.pages if counts else 0
 
     def clear(self) -> None:
         """No entries, as after mmap."""
@@ -82,7 +77,8 @@ class Vma:
 
     def _alike(self) -> tuple[Any, ...]:
         flags = self.flags & ~Map.POPULATE
-        return self.prot, flags, id(self.file), self.dont_fork, self.wipe_on_fork, self.locked
+        marks = self.dont_fork, self.wipe_on_fork, self.locked, self.accounted
+        return self.prot, flags, id(self.file), marks
 
     def join(self, after: Vma) -> None:
         """Takes over the one behind it."""
