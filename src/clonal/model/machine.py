@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 
+from clonal.model.commit import NEVER, check
 from clonal.model.files import File
 from clonal.model.flags import PAGE, Config, Kind
 from clonal.model.frames import Frames
@@ -39,6 +40,11 @@ class Machine:
     def memfd(self, pages: int) -> File:
         """A memory file (memfd_create(2))."""
         return self._known(File(self.frames, pages, Kind.SHMEM))
+
+    def promise(self, pages: int, total_vm: int, besides: int = 0) -> None:
+        """Whether `pages` may be committed, `besides` others about to be. Raises CommitRefused."""
+        committed = self.committed + besides if self.config.overcommit == NEVER else 0
+        check(self.config, committed, pages, total_vm)
 
     def shared_memory(self, pages: int) -> File:
         """What is behind shared anonymous memory: a memory file that is committed in full from the start."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clonal.model import faults
-from clonal.model.commit import accountable, check
+from clonal.model.commit import accountable
 from clonal.model.errors import NoSuchProcess, WouldBlock
 from clonal.model.faults import Faults
 from clonal.model.files import File
@@ -105,7 +105,7 @@ class Process:
 
     def _commit(self, pages: int) -> None:
         if pages:
-            check(self.machine.config, self.machine.committed, pages, self.space.total_vm)
+            self.machine.promise(pages, self.space.total_vm)
 
     def madvise(self, address: int, length: int, advice: Advice) -> Faults:
         """madvise(2). Raises BadRange, BadFlags."""
@@ -153,11 +153,11 @@ class Process:
     def fork(self) -> Process:
         """fork(2): a child with the same memory, shared until one of the two writes. Raises CommitRefused:
         dup_mmap charges mapping by mapping."""
-        committed = self.machine.committed
+        promised = 0
         for vma in self.space.vmas:
             if vma.accounted and not vma.dont_fork:
-                check(self.machine.config, committed, vma.pages, self.space.total_vm)
-                committed += vma.pages
+                self.machine.promise(vma.pages, self.space.total_vm, promised)
+                promised += vma.pages
         space, self.fork_work = duplicate(self.space)
         return self.machine.add(space, self)
 

@@ -129,9 +129,9 @@ class AddressSpace:
                 self.tables.free(part.start, part.end, floor, ceiling)
 
     def mprotect(self, start: int, end: int, prot: Prot, account: Callable[[Vma], bool]) -> None:
-        """Changes the protection; `account` says for each mapping whether it counts from then on. An anonymous
-        page of this process alone becomes writable at once (mm/mprotect.c can_change_private_pte_writable,
-        5.19)."""
+        """Changes the protection; `account` says for each mapping whether it counts from then on. An
+        anonymous page of this process alone becomes writable at once (mm/mprotect.c
+        can_change_private_pte_writable, 5.19)."""
         for vma in self.cut(start, end):
             vma.accounted = account(vma)
             vma.prot = prot
