@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import weakref
 
+from clonal.model import oom
 from clonal.model.commit import NEVER, check
 from clonal.model.files import File
 from clonal.model.flags import PAGE, Config, Kind
 from clonal.model.frames import Frames
 from clonal.model.process import Process
 from clonal.model.space import AddressSpace
+
+SIGKILL = 9
 
 
 class Machine:
@@ -32,6 +35,18 @@ class Machine:
         process = Process(self, next(self._pids), space, parent)
         self.processes[process.pid] = process
         return process
+
+    def kill_for_memory(self) -> Process | None:
+        """What the OOM killer does once: the process that it took, with all that share its memory, or None if
+        there is none to take (mm/oom_kill.c oom_kill_process, __oom_kill_process)."""
+        alive = [process for process in self.processes.values() if process.exit_code is None]
+        taken = oom.victim(alive)
+        if taken is not None:
+            space = taken.space
+            for process in alive:
+                if process.space is space and process.oom_score_adj != oom.IMMUNE:
+                    process.exit(-SIGKILL)
+        return taken
 
     def file(self, pages: int, cached: bool = True) -> File:
         """A file, by default with all its pages in the page cache."""

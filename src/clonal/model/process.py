@@ -49,6 +49,8 @@ class Process:
         self.faults = Faults()  # all since it began
         self.fork_work = ForkWork()  # of its latest fork
         self.exit_code: int | None = None
+        self.oom_score_adj: int = parent.oom_score_adj if parent is not None else 0
+        self.borrows = False  # its parent's memory, by vfork
         self._space: AddressSpace | None = space
 
     @property
@@ -164,11 +166,13 @@ class Process:
     def vfork(self) -> Process:
         """vfork(2): a child that borrows this address space until it execs or exits."""
         self.space.users += 1
-        return self.machine.add(self.space, self)
+        child = self.machine.add(self.space, self)
+        child.borrows = True
+        return child
 
     def exec(self) -> None:
         """execve(2): a new, empty address space; the old one goes with its last user."""
-        old = self.space
+        old, self.borrows = self.space, False
         self._space = AddressSpace(self.machine.frames)
         self._leave(old)
 
