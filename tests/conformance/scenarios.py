@@ -146,7 +146,10 @@ class Author:
         self._on_pages(who, "mprotect", prot, becomes=becomes)
 
     def madvise(self, who: Process) -> None:
-        self._on_pages(who, "madvise", self.random.choice(ADVICE))
+        if some := self._some(who):
+            huge = len(who.regions[some[0]]) >= 512
+            advice = [word for word in ADVICE if word != "free" or not huge]
+            self.step(who, "madvise", *some, self.random.choice(advice))
 
     def mremap(self, who: Process) -> None:
         names = [name for name, access in who.regions.items() if len(access) <= 64]

@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 from clonal.scenario.observation import Observation, ProcessView, RegionView, Shown
 from clonal.scenario.pages import Pages
-from clonal.scenario.runner import Runner
+from clonal.scenario.runner import HUGE, Runner
 from clonal.scenario.steps import Scenario, Step
 
 # Committed_AS is the whole system's: what else runs on it maps and unmaps too, and a new puppet has
 # some pages for itself. What a step adds may differ by this many pages (64 MiB), which tells on
 # large mappings; the pages charged to each process are compared exactly.
 COMMIT_TOLERANCE = 16384
+_COMMITTED = "pages added to Committed_AS"
 
-# A difference that was not there in so many plays was not the scenario's: others commit memory
-# meanwhile, and compaction and khugepaged may move pages at any moment.
+# A difference that a repetition does not show was not the scenario's: compaction and khugepaged may
+# move pages at any moment. It counts when so many plays showed it, one of Committed_AS when all did.
 PROOF = 3
 MOST_PLAYS = 9
 
@@ -42,6 +43,11 @@ class Mismatch:
     @property
     def place(self) -> tuple[int, str, str]:
         return self.number, self.where, self.what
+
+    @property
+    def proof(self) -> int:
+        """How many plays must show it."""
+        return MOST_PLAYS if self.what == _COMMITTED else PROOF
 
     def __str__(self) -> str:
         return (
@@ -69,31 +75,33 @@ class Tally:
 
 def compare(scenario: Scenario, model: Runner, kernel: Runner, tally: Tally | None = None) -> list[Mismatch]:
     """Where the machines differ, at the first step that they do; none if one play of the scenario
-    found none, and else what PROOF plays found in the same place."""
+    found none."""
     tally = tally if tally is not None else Tally()
     tally.scenarios += 1
     seen: Counter[tuple[int, str, str]] = Counter()
     for play in range(MOST_PLAYS):
         found = _play(scenario, model, kernel, tally if play == 0 else Tally())
-        if not found:
-            break
-        tally.replayed += play == 0
+        tally.replayed += bool(found) and play == 0
         seen.update(each.place for each in found)
-        if proven := [each for each in found if seen[each.place] >= PROOF]:
+        if not found:
+            return []
+        if proven := [each for each in found if seen[each.place] >= each.proof]:
             return proven
-    return found
+    return []
 
 
 def _play(scenario: Scenario, model: Runner, kernel: Runner, tally: Tally) -> list[Mismatch]:
+    """What differs, up to the first step where something other than Committed_AS does."""
+    found: list[Mismatch] = []
     before: tuple[Observation, Observation] | None = None
     pairs = zip(model.play(scenario), kernel.play(scenario), strict=True)
     for number, (step, now) in enumerate(zip(scenario, pairs, strict=True), 1):
         tally.outcomes[step.op, now[1].outcome.result] += 1
-        comparison = Comparison(number, step, *now, tally.compared)
-        if found := list(comparison.differences(before)):
-            return found
+        found += Comparison(number, step, *now, tally.compared).differences(before)
+        if any(each.what != _COMMITTED for each in found):
+            break
         before = now
-    return []
+    return found
 
 
 @dataclass
@@ -145,7 +153,11 @@ class Comparison:
         sure = ~unsure | ((model.kind != Shown.ZERO) & (model.kind != Shown.ANON))
         yield from self._pages(where, "kind", model.kind, kernel.kind, sure)
         present = kernel.kind != Shown.NONE
-        yield from self._pages(where, "mapped once", model.alone, kernel.alone, present)
+        # fs/proc/task_mmu.c pagemap_pmd_range tells of a huge page's first page for all, 6.18
+        first = np.arange(len(present)) % HUGE == 0
+        yield from self._pages(
+            where, "mapped once", model.alone, kernel.alone, present & (first | ~kernel.huge)
+        )
         yield from self._pages(where, "huge", model.huge, kernel.huge, present)
 
     def _pages(
@@ -174,7 +186,7 @@ class Comparison:
         ours, theirs = self.model.committed, self.kernel.committed
         self.tally["Committed_AS"] += 1
         if abs(ours - theirs) > COMMIT_TOLERANCE:
-            yield self._differ("all", "pages added to Committed_AS", ours, theirs)
+            yield self._differ("all", _COMMITTED, ours, theirs)
 
     def _moves(self, model: Observation, kernel: Observation) -> Iterator[Mismatch]:
         """The same pages kept their frame over the step: reuse is told from copy by it."""
