@@ -3,7 +3,7 @@ three processes then write and end, so that who copies and who reuses shows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 
 from clonal.scenario import Scenario, parse
@@ -43,3 +43,28 @@ def _scenario(access: str, moment: str, who: str, kind: str) -> Scenario:
     lines += ["descendant: exit", "grandchild: wait descendant", f"grandchild: write m {pages}"]
     lines += ["child: exit", "parent: wait child", f"parent: read m {pages}", f"parent: write m {pages}"]
     return parse("\n".join(lines))
+
+
+# Outcomes that scenarios at random meet too seldom, each with the step that has it.
+RARE = {
+    ("munmap", "ok"): "p: munmap a 0-3",
+    ("mprotect", "ENOMEM"): "p: munmap a 1\np: mprotect a 0-3 r",
+    ("mlock", "ENOMEM"): "p: munmap a 1\np: mlock a 0-3",
+    ("munlock", "ENOMEM"): "p: munmap a 1\np: munlock a 0-3",
+    ("madvise", "ENOMEM"): "p: munmap a 1\np: madvise a 0-3 dontfork",
+    ("madvise", "EINVAL"): "p: mlock a 0\np: madvise a 0-3 dontneed",
+    ("madvise", "ok"): "p: mlock a 0-3\np: fork v\nv: madvise a 0-3 dontneed",
+    ("read", "SIGSEGV"): "p: mprotect a 2 none\np: read a 0-3",
+    ("write", "SIGSEGV"): "p: mprotect a 2 r\np: write a 0-3",
+    ("exec", "ok"): "p: exec",
+    ("vfork", "ok"): "p: vfork v\nv: write a 0\nv: exec",
+    ("wait", "ok"): "p: fork v\nv: exit\np: wait v",
+    ("munlock", "ok"): "p: mlock a 0-3\np: munlock a 1-2\np: madvise a 1-2 dontneed",
+}
+
+
+def rare(sizes: Iterable[int]) -> Iterator[Scenario]:
+    """Each of these, with regions of these sizes."""
+    for size in sizes:
+        for text in RARE.values():
+            yield parse(f"p: map a anon {size}\np: write a 0,3\np: fork c\n{text}\n")

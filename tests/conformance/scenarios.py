@@ -45,6 +45,8 @@ WEIGHTS = {
     "wait": 4,
 }
 MOST_PROCESSES = 6
+# What the model does not have yet; the puppets do.
+NOT_MODELLED = {"kinds": {"thp"}, "operations": {"mremap"}, "advice": {"free"}}
 
 
 @dataclass
@@ -60,8 +62,12 @@ class Process:
 class Author:
     """Writes one scenario, step by step."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, modelled: bool = False) -> None:
         self.random = random
+        without = NOT_MODELLED if modelled else {}
+        self.kinds = sorted(KINDS.keys() - without.get("kinds", set()))
+        self.weights = {op: n for op, n in WEIGHTS.items() if op not in without.get("operations", ())}
+        self.advice = [word for word in ADVICE if word not in without.get("advice", ())]
         self.steps: list[Step] = []
         self.alive = [Process("p0")]
         self.ended: list[Process] = []
@@ -70,28 +76,32 @@ class Author:
 
     def write(self) -> Scenario:
         root = self.alive[0]
-        for kind in self.random.sample(sorted(KINDS), 3):
+        for kind in self.random.sample(self.kinds, 3):
             self.map(root, kind)
         for _ in range(self.random.randint(1, 3)):
             self.random.choice([self.write_pages, self.read])(root)
         self.fork(root)
         for _ in range(self.random.randint(4, 14)):
             self.any(self.random.choice([each for each in self.alive if not each.waits_for]))
-        while self.processes < 3:
-            self.fork(self.random.choice([each for each in self.alive if not each.waits_for]))
+        while self.processes < 3 or len(self.steps) < 8:
+            who = self.random.choice([each for each in self.alive if not each.waits_for])
+            (self.fork if self.processes < 3 else self.map)(who)
         check(enumerate(self.steps, 1))
         return Scenario(tuple(self.steps))
 
     def any(self, who: Process) -> None:
-        operations = {"write": self.write_pages, **{op: getattr(self, op) for op in WEIGHTS if op != "write"}}
-        op = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        operations = {
+            "write": self.write_pages,
+            **{op: getattr(self, op) for op in self.weights if op != "write"},
+        }
+        op = self.random.choices(list(self.weights), list(self.weights.values()))[0]
         operations[op](who)
 
     def step(self, who: Process, op: str, *args: object) -> None:
         self.steps.append(Step(who.name, op, args))
 
     def map(self, who: Process, kind: str = "") -> None:
-        kind = kind or self.random.choice(sorted(KINDS))
+        kind = kind or self.random.choice(self.kinds)
         least, most = KINDS[kind]
         pages = self.random.choice([512, 1024]) if kind == "thp" else self.random.randint(least, most)
         name = f"r{self.names}"
@@ -133,7 +143,12 @@ class Author:
         self._touch(who, "read", "rw")
 
     def munmap(self, who: Process) -> None:
-        self._on_pages(who, "munmap", becomes="-")
+        if who.regions and self.random.random() < 0.3:
+            name = self.random.choice(sorted(who.regions))
+            self.step(who, "munmap", name, Pages.of(range(len(who.regions[name]))))
+            who.regions[name] = ["-"] * len(who.regions[name])
+        else:
+            self._on_pages(who, "munmap", becomes="-")
 
     def mlock(self, who: Process) -> None:
         self._on_pages(who, "mlock")
@@ -148,7 +163,7 @@ class Author:
     def madvise(self, who: Process) -> None:
         if some := self._some(who):
             huge = len(who.regions[some[0]]) >= 512
-            advice = [word for word in ADVICE if word != "free" or not huge]
+            advice = [word for word in self.advice if word != "free" or not huge]
             self.step(who, "madvise", *some, self.random.choice(advice))
 
     def mremap(self, who: Process) -> None:

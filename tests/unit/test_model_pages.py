@@ -426,12 +426,12 @@ def test_impossible_requests_are_refused_with_the_values(process: Process) -> No
         assert again.data == caught.value.data
 
 
-def test_a_fault_that_is_refused_changes_nothing(process: Process) -> None:
+def test_what_lies_before_a_page_that_is_refused_is_touched(process: Process) -> None:
     heap = process.mmap(2 * PAGE, at=1 << 30)
     with pytest.raises(Segfault) as caught:
         process.write(heap, 3 * PAGE)
     assert caught.value.address == heap + 2 * PAGE
-    assert process.faults == Faults()
+    assert process.faults == Faults(minor=2, zeroed=2)
 
 
 def test_a_process_that_has_ended_does_nothing_more(process: Process) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from clonal.model import faults
 from clonal.model.commit import accountable
-from clonal.model.errors import NoSuchProcess, WouldBlock
+from clonal.model.errors import BadFlags, BadRange, NoSuchProcess, WouldBlock
 from clonal.model.faults import Faults
 from clonal.model.files import File
 from clonal.model.flags import PAGE, Advice, Kind, Map, Prot
@@ -94,7 +94,12 @@ class Process:
 
     def mprotect(self, address: int, length: int, prot: Prot) -> None:
         """mprotect(2). Raises BadRange where something is not mapped."""
-        self.space.mprotect(*page_range(address, length), prot, lambda vma: self._accounts(vma, prot))
+        start, end = page_range(address, length)
+        locked = [vma for vma in self.space.between(start, end) if vma.locked and not vma.prot & Prot.WRITE]
+        ranges = [(max(vma.start, start), min(vma.end, end)) for vma in locked if not vma.shared]
+        self.space.mprotect(start, end, prot, lambda vma: self._accounts(vma, prot))
+        for first, last in ranges if prot & Prot.WRITE else []:  # mprotect_fixup: locked memory is copied now
+            self._touch(np.arange(first, last), write=True)
 
     def _accounts(self, vma: Vma, prot: Prot) -> bool:
         """mm/mprotect.c mprotect_fixup: what becomes writable is charged; what no longer is stays so, unless
@@ -120,14 +125,32 @@ class Process:
     def mlock(self, address: int, length: int) -> Faults:
         """mlock(2): present from now on, written to where that is allowed. A child does not inherit it."""
         start, end = page_range(address, length)
-        made = Faults()
-        for vma in self.space.cut(start, end):
+        for vma in self.space.change(start, end, lambda vma: not vma.locked):
             vma.locked = True
-            made += self._populate(vma.start, vma.end, bool(vma.prot & Prot.WRITE and not vma.shared))
+        made = Faults()
+        for vma in self.space.between(start, end):  # mm/gup.c populate_vma_page_range, 6.18
+            if not vma.prot:
+                raise BadRange(vma.start * PAGE, vma.end * PAGE, "may not be touched, so not be locked")
+            write = bool(vma.prot & Prot.WRITE and not vma.shared)
+            made += self._touch(np.arange(max(vma.start, start), min(vma.end, end)), write)
         return made
 
+    def munlock(self, address: int, length: int) -> None:
+        """munlock(2)."""
+        for vma in self.space.change(*page_range(address, length), lambda vma: vma.locked):
+            vma.locked = False
+
     def _populate(self, start: int, end: int, write: bool) -> Faults:
-        return self._touch(np.arange(start, end), write)
+        """mm/madvise.c madvise_populate, mm/gup.c faultin_page_range, 6.18."""
+        hole = self.space.hole(start, end)
+        made = Faults()
+        for vma in self.space.between(start, end if hole is None else hole):
+            if not vma.prot & (Prot.WRITE if write else Prot.READ):
+                raise BadFlags(vma.prot, "the protection does not allow to populate")
+            made += self._touch(np.arange(max(vma.start, start), min(vma.end, end)), write)
+        if hole is not None:
+            raise BadRange(hole * PAGE, end * PAGE, "is not mapped throughout")
+        return made
 
     # ---- accesses ----
 
@@ -146,8 +169,9 @@ class Process:
     def _touch(self, pages: npt.NDArray[np.int64], write: bool) -> Faults:
         made = Faults()
         for vma, index in self.space.check_access(pages, write):
-            made += faults.touch(self.space, vma, index, write, self.machine.config.fault_around)
-        self.faults += made
+            here = faults.touch(self.space, vma, index, write, self.machine.config.fault_around)
+            self.faults += here
+            made += here
         return made
 
     # ---- life ----

@@ -106,9 +106,33 @@ class AddressSpace:
     def cut(self, start: int, end: int) -> list[Vma]:
         """The mappings in [start, end) that must have no hole, split so that none reaches out of it (mm/vma.c
         __split_vma). Raises BadRange."""
-        covered = sum(min(vma.end, end) - max(vma.start, start) for vma in self.between(start, end))
-        if covered != end - start:
+        if self.hole(start, end) is not None:
             raise BadRange(start * PAGE, end * PAGE, "is not mapped throughout")
+        return self.pieces(start, end)
+
+    def hole(self, start: int, end: int) -> int | None:
+        """The first page of [start, end) that is not mapped."""
+        for vma in self.between(start, end):
+            if vma.start > start:
+                break
+            start = vma.end
+        return start if start < end else None
+
+    def change(self, start: int, end: int, differs: Callable[[Vma], bool]) -> Iterator[Vma]:
+        """The mappings in [start, end) that a call changes; those that do not differ are not even split. A
+        hole ends the call, after what came before it. Raises BadRange (mm/mprotect.c do_mprotect_pkey,
+        mm/mlock.c apply_vma_lock_flags, 6.18)."""
+        hole = self.hole(start, end)
+        reach = end if hole is None else hole
+        for vma in self.between(start, reach) if start < reach else []:
+            if differs(vma):
+                yield from self.pieces(max(vma.start, start), min(vma.end, reach))
+        self._tidy(start, end)
+        if hole is not None:
+            raise BadRange(hole * PAGE, end * PAGE, "is not mapped throughout")
+
+    def pieces(self, start: int, end: int) -> list[Vma]:
+        """The mappings in [start, end), which may have holes, split so that none reaches out of it."""
         for page in (start, end):
             vma = self.find(page)
             if vma is not None and vma.start < page:
@@ -132,14 +156,13 @@ class AddressSpace:
         """Changes the protection; `account` says for each mapping whether it counts from then on. An
         anonymous page of this process alone becomes writable at once (mm/mprotect.c
         can_change_private_pte_writable, 5.19)."""
-        for vma in self.cut(start, end):
+        for vma in self.change(start, end, lambda vma: vma.prot != prot):
             vma.accounted = account(vma)
             vma.prot = prot
             own = vma.frame != NO_FRAME
             if not vma.shared:
                 own &= self.frames.exclusive[vma.frame]
             vma.writable = own if prot & Prot.WRITE else np.zeros(vma.pages, bool)
-        self._tidy(start, end)
 
     def _tidy(self, start: int, end: int) -> None:
         """Joins what is alike again around a range whose mappings changed."""
@@ -148,18 +171,26 @@ class AddressSpace:
                 self._merge(vma)
 
     def advise(self, start: int, end: int, advice: Advice) -> None:
-        """What madvise changes on mappings. POPULATE_* is the fault handler's."""
-        vmas = self.cut(start, end)
-        for vma in vmas:
-            if advice is Advice.DONTNEED:
-                self.zap(vma, np.arange(vma.pages))
-            elif advice in (Advice.DONTFORK, Advice.DOFORK):
-                vma.dont_fork = advice is Advice.DONTFORK
-            elif advice in (Advice.WIPEONFORK, Advice.KEEPONFORK):
-                if vma.file is not None or vma.shared:
-                    raise BadFlags(advice, "only for private anonymous memory")
-                vma.wipe_on_fork = advice is Advice.WIPEONFORK
+        """What madvise changes on mappings. POPULATE_* is the fault handler's. Holes are passed over, and
+        told at the end (mm/madvise.c madvise_walk_vmas)."""
+        for vma in self.between(start, end):
+            self._advise(vma, max(vma.start, start), min(vma.end, end), advice)
         self._tidy(start, end)
+        if self.hole(start, end) is not None:
+            raise BadRange(start * PAGE, end * PAGE, "is not mapped throughout")
+
+    def _advise(self, vma: Vma, start: int, end: int, advice: Advice) -> None:
+        if advice is Advice.DONTNEED:
+            if vma.locked:  # madvise_dontneed_free_valid_vma
+                raise BadFlags(advice, "locked memory is kept")
+            self.zap(vma, np.arange(start, end) - vma.start)
+            return
+        if advice is Advice.WIPEONFORK and (vma.file is not None or vma.shared):
+            raise BadFlags(advice, "only for private anonymous memory")
+        name, value = _ADVISED[advice]
+        if getattr(vma, name) != value:
+            for piece in self.pieces(start, end):
+                setattr(piece, name, value)
 
     def zap(self, vma: Vma, index: np.ndarray[tuple[int], np.dtype[np.intp]]) -> None:
         """Drops entries (mm/memory.c zap_pte_range)."""
@@ -178,8 +209,8 @@ class AddressSpace:
     def check_access(
         self, pages: np.ndarray[tuple[int], np.dtype[np.int64]], write: bool
     ) -> Iterator[tuple[Vma, np.ndarray[tuple[int], np.dtype[np.int64]]]]:
-        """For sorted page numbers: each mapping with its pages, as indices into it. Raises Segfault before
-        anything is yielded."""
+        """For sorted page numbers: each mapping with its pages, as indices into it. Raises Segfault at the
+        first page that may not be touched, after those before it."""
         wanted = Prot.WRITE if write else Prot.READ
         found, seen = [], 0
         for vma in self.vmas:
@@ -190,9 +221,9 @@ class AddressSpace:
                 break
             found.append((vma, pages[first:last] - vma.start))
             seen = int(last)
+        yield from found
         if seen != pages.size:
             raise Segfault(int(pages[seen]) * PAGE, write)
-        yield from found
 
     def commit(self) -> int:
         """Pages that this address space has committed."""
@@ -201,3 +232,11 @@ class AddressSpace:
     def resident(self, vma: Vma) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
         """The frames that entries of `vma` map, the zero page left out."""
         return vma.frame[vma.frame > ZERO_FRAME].astype(np.intp)
+
+
+_ADVISED = {
+    Advice.DONTFORK: ("dont_fork", True),
+    Advice.DOFORK: ("dont_fork", False),
+    Advice.WIPEONFORK: ("wipe_on_fork", True),
+    Advice.KEEPONFORK: ("wipe_on_fork", False),
+}

@@ -1,8 +1,9 @@
-"""One scenario, two machines: steps that run on the real kernel, and what it showed after each."""
+"""One scenario, two machines: steps that run on the model and on the real kernel, compared after each."""
 
 from clonal.scenario.compare import Mismatch, Tally, compare
-from clonal.scenario.errors import PuppetLost, ScenarioError
+from clonal.scenario.errors import NotModelled, PuppetLost, ScenarioError
 from clonal.scenario.kernel import KernelRunner
+from clonal.scenario.model import ModelRunner
 from clonal.scenario.observation import Observation, Outcome, ProcessView, RegionView, Rss, Shown
 from clonal.scenario.pages import Pages
 from clonal.scenario.runner import Region, Runner
@@ -17,6 +18,7 @@ __all__ = [
     "Step",
     "Pages",
     "Runner",
+    "ModelRunner",
     "KernelRunner",
     "Observation",
     "Outcome",
@@ -27,4 +29,5 @@ __all__ = [
     "Shown",
     "ScenarioError",
     "PuppetLost",
+    "NotModelled",
 ]

@@ -12,6 +12,13 @@ class ScenarioError(Error):
         super().__init__(f"line {line}: {problem}; {hint}", line=line, problem=problem, hint=hint)
 
 
+class NotModelled(Error):
+    """A step that only the real kernel takes."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the model does not have {what}; run this scenario on the kernel alone", what=what)
+
+
 class PuppetLost(Error):
     """A puppet ended or fell silent; its runner is of no more use."""
 

@@ -175,8 +175,8 @@ class KernelRunner(Runner):
         puppet = self._puppets[who]
         puppet.send(Op.EXEC)
         puppet.hear()
-        self._wake(who)
         self._lenses.pop(who).close()
+        self._wake(who)
         self._lenses[who] = Lens(puppet.pid, None)
         return Outcome()
 
@@ -186,14 +186,16 @@ class KernelRunner(Runner):
         return Outcome()
 
     def _gone(self, who: str) -> None:
-        self._wake(who)
         self._lenses.pop(who).close()
+        self._wake(who)
         self._puppets[who].close()
 
     def _wake(self, child: str) -> None:
         """The parent of a vforked child goes on, and only now answers."""
         if parent := self._asleep.pop(child, None):
             self._puppets[parent].hear()
+            for lens in self._lenses.values():  # a signal takes stack, which a vforked child has in common
+                lens.look_outside()
 
     def _wait(self, who: str, child: str) -> Outcome:
         answer = self._puppets[who].call(Op.WAIT, self._puppets[child].pid)

@@ -53,7 +53,7 @@ class Lens:
         self._pid = pid
         self._pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._own = self._outside()
+            self.look_outside()
             self._overhead = self.page_tables() if overhead is None else overhead
         except BaseException:
             self.close()
@@ -82,14 +82,14 @@ class Lens:
         own = Rss(*(a - b for a, b in zip(rss, self._own, strict=True)))
         return ProcessView(views, own, (int(tables[1]) * 1024 if tables else 0) - self._overhead, charged)
 
-    def _outside(self) -> Rss:
+    def look_outside(self) -> None:
+        """Counts what is resident outside the window."""
         anon = file = 0
         for smap in procfs.smaps(self._pid):
-            if not WINDOW <= smap.vma.start < WINDOW_END and smap.vma.inode:
-                file += (smap.sizes["Rss"] - smap.sizes["Anonymous"]) // PAGE
             if not WINDOW <= smap.vma.start < WINDOW_END:
                 anon += smap.sizes["Anonymous"] // PAGE
-        return Rss(anon, file, 0)
+                file += (smap.sizes["Rss"] - smap.sizes["Anonymous"]) // PAGE if smap.vma.inode else 0
+        self._own = Rss(anon, file, 0)
 
     def _region(self, region: Region) -> RegionView:
         data = os.pread(self._pagemap, region.pages * 8, region.address // PAGE * 8)

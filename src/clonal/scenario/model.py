@@ -12,6 +12,7 @@ from clonal.model import (
     Advice,
     BadFlags,
     BadRange,
+    CommitRefused,
     Config,
     File,
     Kind,
@@ -22,6 +23,7 @@ from clonal.model import (
     Prot,
     Segfault,
 )
+from clonal.scenario.errors import NotModelled
 from clonal.scenario.observation import Observation, Outcome, ProcessView, RegionView, Rss, Shown
 from clonal.scenario.pages import Pages
 from clonal.scenario.runner import PAGE, Region, Runner
@@ -73,6 +75,8 @@ class ModelRunner(Runner):
         self._mms[who] = who
 
     def _map(self, who: str, region: Region) -> Outcome:
+        if region.kind == "thp":
+            raise NotModelled("huge pages")
         process = self._processes[who]
         prot = Prot.NONE if region.kind == "guard" else Prot.RW
 
@@ -84,8 +88,6 @@ class ModelRunner(Runner):
                 file=self._file(region),
                 at=region.address,
             )
-            if region.kind == "thp":
-                process.madvise(region.address, region.length, Advice.HUGEPAGE)
 
         return self._try(process, act)
 
@@ -102,12 +104,11 @@ class ModelRunner(Runner):
 
     def _call(self, who: str, call: str, address: int, length: int, *args: str) -> Outcome:
         process = self._processes[who]
-        words: list[Any] = [_PROTS[word] if call == "mprotect" else Advice[word.upper()] for word in args]
+        words = [_PROTS[word] if call == "mprotect" else _advice(word) for word in args]
         return self._try(process, lambda: getattr(process, call)(address, length, *words))
 
     def _mremap(self, who: str, old: Region, new: Region) -> Outcome:
-        process = self._processes[who]
-        return self._try(process, lambda: process.mremap(old.address, old.length, new.length, at=new.address))
+        raise NotModelled("mremap")
 
     def _touch(self, who: str, region: Region, pages: Pages, write: bool) -> Outcome:
         process = self._processes[who]
@@ -125,7 +126,7 @@ class ModelRunner(Runner):
             act()
         except Segfault:
             result = "SIGSEGV"
-        except (BadRange, OutOfFrames):
+        except (BadRange, CommitRefused, OutOfFrames):
             result = "ENOMEM"
         except BadFlags:
             result = "EINVAL"
@@ -134,7 +135,7 @@ class ModelRunner(Runner):
     def _fork(self, who: str, child: str) -> Outcome:
         try:
             self._processes[child] = self._processes[who].fork()
-        except OutOfFrames:
+        except (CommitRefused, OutOfFrames):
             return Outcome("ENOMEM")
         self._mms[child] = child
         return Outcome()
@@ -179,7 +180,8 @@ class ModelRunner(Runner):
         spaces = {self._mms[who]: named for who, named in pages.items()}
         frames = [each.frame[each.frame >= 0] for named in spaces.values() for each in named.values()]
         values, counts = np.unique(np.concatenate([*frames, np.empty(0, np.int64)]), return_counts=True)
-        return values[counts == 1]
+        once: NDArray[np.int64] = values[counts == 1]
+        return once
 
     def _view(self, who: str, pages: dict[str, Any], once: NDArray[np.int64]) -> ProcessView:
         process = self._processes[who]
@@ -190,3 +192,10 @@ class ModelRunner(Runner):
 def _region_view(pages: Any, once: NDArray[np.int64]) -> RegionView:
     alone = np.isin(pages.frame, once) & (pages.kind != Kind.ZERO)
     return RegionView(_SHOWN[pages.kind], pages.frame.astype(np.int64), alone, np.zeros(len(alone), bool))
+
+
+def _advice(word: str) -> Advice:
+    try:
+        return Advice[word.upper()]
+    except KeyError:
+        raise NotModelled(f"MADV_{word.upper()}") from None

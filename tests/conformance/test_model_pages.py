@@ -1,0 +1,106 @@
+"""The model and the running kernel agree after every step, page by page of every process: kind of page,
+who shares the frame, mapped once, faults of the step, RSS, page tables, what is charged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from clonal.scenario import KernelRunner, ModelRunner, NotModelled, Scenario, Tally, compare, parse
+from tests.conformance.combinations import combinations, rare
+from tests.conformance.scenarios import NOT_MODELLED, Author
+
+pytestmark = pytest.mark.allow_leaks  # the runners live as long as the module
+
+COMBINATIONS = dict(combinations())
+MODELLED = {name: each for name, each in COMBINATIONS.items() if "THP" not in name}
+LEAST = 20  # hits of each operation with each outcome
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[KernelRunner]:
+    with KernelRunner() as runner:
+        yield runner
+
+
+def agree(scenario: Scenario, kernel: KernelRunner, tally: Tally) -> None:
+    with ModelRunner() as model:
+        found = compare(scenario, model, kernel, tally)
+    assert not found, "\n".join(map(str, found)) + f"\n{scenario}"
+
+
+def assert_compared(tally: Tally, kernel: KernelRunner) -> None:
+    """As root frames were compared; without privilege it is told what was."""
+    print(tally)
+    assert tally.compared["pages: kind"] and tally.compared["pages: mapped once"]
+    assert bool(tally.compared["pages: frame"]) == kernel.frames_shown
+
+
+def test_every_combination_of_access_moment_process_and_memory(kernel: KernelRunner) -> None:
+    assert len(COMBINATIONS) == 2 * 2 * 3 * 9
+    tally = Tally()
+    for scenario in MODELLED.values():
+        agree(scenario, kernel, tally)
+    assert tally.scenarios == len(MODELLED)
+    assert_compared(tally, kernel)
+
+
+def generated(kernel: KernelRunner, examples: int) -> Tally:
+    tally = Tally()
+
+    @seed(0)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=examples <= 500,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.randoms(use_true_random=False))
+    def check(random: Random) -> None:
+        scenario = Author(random, modelled=True).write()
+        assert len(scenario) >= 8
+        assert len({step.args[1] for step in scenario if step.op == "map"}) >= 3
+        assert sum(step.op in ("fork", "vfork") for step in scenario) >= 2
+        agree(scenario, kernel, tally)
+
+    check()
+    return tally
+
+
+def test_scenarios_at_random(kernel: KernelRunner) -> None:
+    tally = generated(kernel, 250)
+    for scenario in rare(range(4, 4 + LEAST)):
+        agree(scenario, kernel, tally)
+    assert_compared(tally, kernel)
+    seldom = {each: n for each, n in tally.outcomes.items() if n < LEAST and each[1] != "dead"}
+    assert not seldom, f"operations with an outcome met less than {LEAST} times: {seldom}"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_twenty_thousand_scenarios(kernel: KernelRunner) -> None:
+    assert_compared(generated(kernel, 20_000), kernel)
+
+
+def test_what_is_not_modelled_is_said_so(kernel: KernelRunner) -> None:
+    steps = {"thp": "", "mremap": "p: mremap a 8", "free": "p: madvise a 0 free"}
+    assert steps.keys() == set.union(*NOT_MODELLED.values())
+    for word, step in steps.items():
+        kind, pages = ("thp", 512) if word == "thp" else ("anon", 4)
+        scenario = parse(f"p: map a {kind} {pages}\n{step}")
+        assert [seen.outcome.result for seen in kernel.play(scenario)] == ["ok"] * len(scenario)
+        with ModelRunner() as model, pytest.raises(NotModelled):
+            list(model.play(scenario))
+
+
+def test_two_runs_of_the_kernel_agree_on_huge_pages_too(kernel: KernelRunner) -> None:
+    tally = Tally()
+    with KernelRunner() as other:
+        for name in COMBINATIONS.keys() - MODELLED.keys():
+            assert not compare(COMBINATIONS[name], other, kernel, tally)
+    assert tally.scenarios == 12
