@@ -56,6 +56,8 @@ RARE = {
     ("madvise", "ok"): "p: mlock a 0-3\np: fork v\nv: madvise a 0-3 dontneed",
     ("read", "SIGSEGV"): "p: mprotect a 2 none\np: read a 0-3",
     ("write", "SIGSEGV"): "p: mprotect a 2 r\np: write a 0-3",
+    ("mremap", "ok"): "p: mremap a 30\np: write a 2-26\nc: write a 0",
+    ("mremap", "EFAULT"): "p: mprotect a 1 r\np: mremap a 3",
     ("exec", "ok"): "p: exec",
     ("vfork", "ok"): "p: vfork v\nv: write a 0\nv: exec",
     ("wait", "ok"): "p: fork v\nv: exit\np: wait v",

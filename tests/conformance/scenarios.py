@@ -46,7 +46,7 @@ WEIGHTS = {
 }
 MOST_PROCESSES = 6
 # What the model does not have yet; the puppets do.
-NOT_MODELLED = {"kinds": {"thp"}, "operations": {"mremap"}, "advice": {"free"}}
+NOT_MODELLED = {"kinds": {"thp"}, "advice": {"free"}}
 
 
 @dataclass
@@ -73,6 +73,7 @@ class Author:
         self.ended: list[Process] = []
         self.processes = 1
         self.names = 0
+        self.backed: set[str] = set()  # regions with something behind them that has a size of its own
 
     def write(self) -> Scenario:
         root = self.alive[0]
@@ -106,6 +107,8 @@ class Author:
         pages = self.random.choice([512, 1024]) if kind == "thp" else self.random.randint(least, most)
         name = f"r{self.names}"
         self.names += 1
+        if kind in ("file", "memfd-image", "shared", "shared-file"):
+            self.backed.add(name)
         who.regions[name] = ["-" if kind == "guard" else "w"] * pages
         self.step(who, "map", name, kind, pages)
 
@@ -170,7 +173,11 @@ class Author:
         names = [name for name, access in who.regions.items() if len(access) <= 64]
         if names:
             name = self.random.choice(sorted(names))
-            pages = self.random.randint(1, 40)
+            size = len(who.regions[name])
+            # not of the same size (Linux 6.17 moves several mappings then), nor past a file's end
+            pages = self.random.randint(1, max(1, size - 1 if name in self.backed else 40))
+            if pages == size:
+                return
             self.step(who, "mremap", name, pages)
             access = who.regions[name]
             who.regions[name] = (access + [access[-1]] * pages)[:pages]

@@ -92,6 +92,19 @@ class Process:
         """munmap(2). Raises BadRange."""
         self.space.munmap(*page_range(address, length))
 
+    def mremap(self, address: int, old: int, new: int, at: int) -> int:
+        """mremap(2) with MREMAP_MAYMOVE | MREMAP_FIXED: `old` bytes move to `at` and become `new`. Raises
+        BadRange where they are not of one mapping, CommitRefused."""
+        start, end = page_range(address, old)
+        to, to_end = page_range(at, new)
+        vma = self.space.find(start)
+        self._commit(to_end - to if vma is not None and vma.accounted else 0)
+        moved = self.space.mremap(start, end - start, to_end - to, to)
+        if moved.locked and moved.prot and new > old:
+            write = bool(moved.prot & Prot.WRITE and not moved.shared)
+            self._touch(np.arange(to + end - start, to_end), write)
+        return at
+
     def mprotect(self, address: int, length: int, prot: Prot) -> None:
         """mprotect(2). Raises BadRange where something is not mapped."""
         start, end = page_range(address, length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -163,6 +164,27 @@ class AddressSpace:
             if not vma.shared:
                 own &= self.frames.exclusive[vma.frame]
             vma.writable = own if prot & Prot.WRITE else np.zeros(vma.pages, bool)
+
+    def mremap(self, start: int, old: int, new: int, to: int) -> Vma:
+        """Moves pages [start, start + old) to page `to`, where they become `new`; what is kept of them must
+        be of one mapping; the entries move with them (mm/mremap.c check_prep_vma, mremap_to,
+        move_page_tables, 6.18). Raises BadRange."""
+        vma = self.find(start)
+        if vma is None or vma.end < start + min(old, new):
+            raise BadRange(start * PAGE, (start + old) * PAGE, "is not one mapping")
+        if taken := self.between(to, to + new):
+            raise BadRange(to * PAGE, (to + new) * PAGE, f"overlaps {taken[0].start * PAGE:#x}")
+        if new < old:
+            self.munmap(start + new, start + old)
+            old = new
+        (vma,) = self.pieces(start, start + old)
+        moved = replace(vma, start=to, end=to + new, frame=np.empty(0, np.int32))
+        moved.frame[:old], moved.writable[:old] = vma.frame, vma.writable
+        self.tables.move(start, old, to)
+        vma.clear()
+        self.vmas.insert(bisect_right(self.vmas, to, key=lambda each: each.start), moved)
+        self.munmap(start, start + old)
+        return moved
 
     def _tidy(self, start: int, end: int) -> None:
         """Joins what is alike again around a range whose mappings changed."""

@@ -38,6 +38,15 @@ class Tables:
         self.reach(np.array(found, np.int64) << LEVELS[0])
         return len(found)
 
+    def move(self, start: int, pages: int, to: int) -> None:
+        """Makes tables at `to` for those that pages [start, start + pages) have: entries of a table that is
+        not there are not looked for (mm/mremap.c get_old_pmd)."""
+        for table in range(start >> LEVELS[0], ((start + pages - 1) >> LEVELS[0]) + 1):
+            if table in self.at[0]:
+                first = max(table << LEVELS[0], start)
+                last = min((table + 1) << LEVELS[0], start + pages) - 1
+                self.reach(np.array([first, last], np.int64) - start + to)
+
     def free(self, start: int, end: int, floor: int, ceiling: int) -> None:
         """After pages [start, end) were unmapped: a table goes if no mapping is left in its span, for which
         the neighbours' ends `floor` and `ceiling` stand (mm/memory.c free_pgd_range)."""

@@ -108,7 +108,9 @@ class ModelRunner(Runner):
         return self._try(process, lambda: getattr(process, call)(address, length, *words))
 
     def _mremap(self, who: str, old: Region, new: Region) -> Outcome:
-        raise NotModelled("mremap")
+        process = self._processes[who]
+        outcome = self._try(process, lambda: process.mremap(old.address, old.length, new.length, new.address))
+        return outcome._replace(result="EFAULT") if outcome.result == "ENOMEM" else outcome
 
     def _touch(self, who: str, region: Region, pages: Pages, write: bool) -> Outcome:
         process = self._processes[who]
