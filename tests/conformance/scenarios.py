@@ -28,6 +28,7 @@ ADVICE = [
     "populate_read",
     "populate_write",
 ]
+HUGE_ADVICE = ["collapse", "collapse", "hugepage", "nohugepage"]  # for private anonymous memory
 WEIGHTS = {
     "write": 24,
     "read": 18,
@@ -45,8 +46,6 @@ WEIGHTS = {
     "wait": 4,
 }
 MOST_PROCESSES = 6
-# What the model does not have yet; the puppets do.
-NOT_MODELLED = {"kinds": {"thp"}, "advice": {"free"}}
 
 
 @dataclass
@@ -62,12 +61,8 @@ class Process:
 class Author:
     """Writes one scenario, step by step."""
 
-    def __init__(self, random: Random, modelled: bool = False) -> None:
+    def __init__(self, random: Random) -> None:
         self.random = random
-        without = NOT_MODELLED if modelled else {}
-        self.kinds = sorted(KINDS.keys() - without.get("kinds", set()))
-        self.weights = {op: n for op, n in WEIGHTS.items() if op not in without.get("operations", ())}
-        self.advice = [word for word in ADVICE if word not in without.get("advice", ())]
         self.steps: list[Step] = []
         self.alive = [Process("p0")]
         self.ended: list[Process] = []
@@ -77,7 +72,7 @@ class Author:
 
     def write(self) -> Scenario:
         root = self.alive[0]
-        for kind in self.random.sample(self.kinds, 3):
+        for kind in self.random.sample(sorted(KINDS), 3):
             self.map(root, kind)
         for _ in range(self.random.randint(1, 3)):
             self.random.choice([self.write_pages, self.read])(root)
@@ -93,16 +88,16 @@ class Author:
     def any(self, who: Process) -> None:
         operations = {
             "write": self.write_pages,
-            **{op: getattr(self, op) for op in self.weights if op != "write"},
+            **{op: getattr(self, op) for op in WEIGHTS if op != "write"},
         }
-        op = self.random.choices(list(self.weights), list(self.weights.values()))[0]
+        op = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         operations[op](who)
 
     def step(self, who: Process, op: str, *args: object) -> None:
         self.steps.append(Step(who.name, op, args))
 
     def map(self, who: Process, kind: str = "") -> None:
-        kind = kind or self.random.choice(self.kinds)
+        kind = kind or self.random.choice(sorted(KINDS))
         least, most = KINDS[kind]
         pages = self.random.choice([512, 1024]) if kind == "thp" else self.random.randint(least, most)
         name = f"r{self.names}"
@@ -166,16 +161,22 @@ class Author:
     def madvise(self, who: Process) -> None:
         if some := self._some(who):
             huge = len(who.regions[some[0]]) >= 512
-            advice = [word for word in self.advice if word != "free" or not huge]
+            advice = [word for word in ADVICE if word != "free" or not huge]
+            if huge and some[0] not in self.backed:
+                advice += HUGE_ADVICE
+                if self.random.random() < 0.3:
+                    some = some[0], Pages.of(range(len(who.regions[some[0]])))
             self.step(who, "madvise", *some, self.random.choice(advice))
 
     def mremap(self, who: Process) -> None:
-        names = [name for name, access in who.regions.items() if len(access) <= 64]
+        names = [
+            name for name, access in who.regions.items() if len(access) <= 64 or self.random.random() < 0.3
+        ]
         if names:
             name = self.random.choice(sorted(names))
             size = len(who.regions[name])
             # not of the same size (Linux 6.17 moves several mappings then), nor past a file's end
-            pages = self.random.randint(1, max(1, size - 1 if name in self.backed else 40))
+            pages = self.random.randint(1, max(1, size - 1 if name in self.backed else max(40, size)))
             if pages == size:
                 return
             self.step(who, "mremap", name, pages)

@@ -11,13 +11,12 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from clonal.scenario import KernelRunner, ModelRunner, NotModelled, Scenario, Tally, compare, parse
-from tests.conformance.combinations import combinations, rare
-from tests.conformance.scenarios import NOT_MODELLED, Author
+from tests.conformance.combinations import HUGE, combinations, rare
+from tests.conformance.scenarios import Author
 
 pytestmark = pytest.mark.allow_leaks  # the runners live as long as the module
 
 COMBINATIONS = dict(combinations())
-MODELLED = {name: each for name, each in COMBINATIONS.items() if "THP" not in name}
 LEAST = 20  # hits of each operation with each outcome
 
 
@@ -43,9 +42,9 @@ def assert_compared(tally: Tally, kernel: KernelRunner) -> None:
 def test_every_combination_of_access_moment_process_and_memory(kernel: KernelRunner) -> None:
     assert len(COMBINATIONS) == 2 * 2 * 3 * 9
     tally = Tally()
-    for scenario in MODELLED.values():
+    for scenario in COMBINATIONS.values():
         agree(scenario, kernel, tally)
-    assert tally.scenarios == len(MODELLED)
+    assert tally.scenarios == len(COMBINATIONS)
     assert_compared(tally, kernel)
 
 
@@ -62,7 +61,7 @@ def generated(kernel: KernelRunner, examples: int) -> Tally:
     )
     @given(st.randoms(use_true_random=False))
     def check(random: Random) -> None:
-        scenario = Author(random, modelled=True).write()
+        scenario = Author(random).write()
         assert len(scenario) >= 8
         assert len({step.args[1] for step in scenario if step.op == "map"}) >= 3
         assert sum(step.op in ("fork", "vfork") for step in scenario) >= 2
@@ -87,20 +86,20 @@ def test_twenty_thousand_scenarios(kernel: KernelRunner) -> None:
     assert_compared(generated(kernel, 20_000), kernel)
 
 
-def test_what_is_not_modelled_is_said_so(kernel: KernelRunner) -> None:
-    steps = {"thp": "", "free": "p: madvise a 0 free"}
-    assert steps.keys() == set.union(*NOT_MODELLED.values())
-    for word, step in steps.items():
-        kind, pages = ("thp", 512) if word == "thp" else ("anon", 4)
-        scenario = parse(f"p: map a {kind} {pages}\n{step}")
-        assert [seen.outcome.result for seen in kernel.play(scenario)] == ["ok"] * len(scenario)
-        with ModelRunner() as model, pytest.raises(NotModelled):
-            list(model.play(scenario))
+@pytest.mark.parametrize("name", HUGE)
+def test_huge_pages(name: str, kernel: KernelRunner) -> None:
+    agree(HUGE[name], kernel, Tally())
 
 
-def test_two_runs_of_the_kernel_agree_on_huge_pages_too(kernel: KernelRunner) -> None:
-    tally = Tally()
-    with KernelRunner() as other:
-        for name in COMBINATIONS.keys() - MODELLED.keys():
-            assert not compare(COMBINATIONS[name], other, kernel, tally)
-    assert tally.scenarios == 12
+NOT_MODELLED = {
+    "MADV_FREE of huge pages": "p: map a thp 512\np: write a 0\np: madvise a 0-511 free",
+    "MADV_COLLAPSE of files": "p: map a shared 512\np: write a 0-9\np: madvise a 0-511 collapse",
+}
+
+
+@pytest.mark.parametrize("what", NOT_MODELLED)
+def test_what_is_not_modelled_is_said_so(what: str, kernel: KernelRunner) -> None:
+    scenario = parse(NOT_MODELLED[what])
+    assert [seen.outcome.result for seen in kernel.play(scenario)] == ["ok"] * len(scenario)
+    with ModelRunner() as model, pytest.raises(NotModelled, match=what):
+        list(model.play(scenario))

@@ -12,21 +12,25 @@ from clonal.model.errors import (
     NoSuchProcess,
     OutOfFrames,
     Segfault,
+    Unmodelled,
     WouldBlock,
 )
 from clonal.model.faults import Faults
 from clonal.model.files import File
-from clonal.model.flags import PAGE, Advice, Config, Kind, Map, Prot
+from clonal.model.flags import HUGE, PAGE, Advice, Clone, Config, Kind, Map, Prot
 from clonal.model.fork import ForkWork
 from clonal.model.machine import Machine
+from clonal.model.pin import Pin
 from clonal.model.process import Pages, Process, Rss
 
 __all__ = [
+    "HUGE",
     "PAGE",
     "Advice",
     "BadFlags",
     "BadMachine",
     "BadRange",
+    "Clone",
     "CommitRefused",
     "Config",
     "Faults",
@@ -39,9 +43,11 @@ __all__ = [
     "NoSuchProcess",
     "OutOfFrames",
     "Pages",
+    "Pin",
     "Process",
     "Prot",
     "Rss",
     "Segfault",
+    "Unmodelled",
     "WouldBlock",
 ]

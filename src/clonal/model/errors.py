@@ -57,6 +57,13 @@ class CommitRefused(ModelError):
         )
 
 
+class Unmodelled(ModelError):
+    """What the kernel can do and the model cannot (README.md, "What it does not do")."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the model does not have {what}", what=what)
+
+
 class NoSuchProcess(ModelError):
     """An operation on a process that has ended."""
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clonal.model.flags import ENTRIES, Kind, Prot
+from clonal.model import huge
+from clonal.model.flags import ENTRIES, Config, Kind, Prot
 from clonal.model.frames import NO_FRAME, ZERO_FRAME
 from clonal.model.space import AddressSpace
 from clonal.model.vma import Vma
@@ -34,17 +35,25 @@ class Faults(NamedTuple):
         return Faults(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def touch(space: AddressSpace, vma: Vma, index: Index, write: bool, around: int) -> Faults:
+def touch(space: AddressSpace, vma: Vma, index: Index, write: bool, config: Config) -> Faults:
     """Reads or writes one byte of each page. Page tables are made for what faults."""
+    if space.tables.huge or huge.wanted(vma, config):
+        made = Faults(*huge.touch(space, vma, index, write, config))
+        return made + _touch_small(space, vma, index, write, config)
+    return _touch_small(space, vma, index, write, config)
+
+
+def _touch_small(space: AddressSpace, vma: Vma, index: Index, write: bool, config: Config) -> Faults:
     lacking = ~vma.writable[index] if write else vma.frame[index] == NO_FRAME
     index = index[lacking]
     if not index.size:
         return Faults()
     space.tables.reach(index + vma.start)
     if not write:
-        return _read(space, vma, index, around)
+        return _read(space, vma, index, config.fault_around)
     absent = vma.frame[index] == NO_FRAME
-    return _write_absent(space, vma, index[absent]) + _write_present(space, vma, index[~absent])
+    made = _write_absent(space, vma, index[absent])
+    return made + _write_present(space, vma, index[~absent], config.kernel >= (6, 15))
 
 
 def _read(space: AddressSpace, vma: Vma, index: Index, around: int) -> Faults:
@@ -104,7 +113,7 @@ def _map_cached(space: AddressSpace, vma: Vma, index: Index) -> None:
     vma.writable[index] = (
         vma.shared and vma.file is not None and vma.file.kind is Kind.SHMEM and bool(vma.prot & Prot.WRITE)
     )
-    space.frames.map(frames.astype(np.intp))
+    space.frames.map(frames.astype(np.intp), space)
 
 
 def _write_absent(space: AddressSpace, vma: Vma, index: Index) -> Faults:
@@ -126,29 +135,29 @@ def _write_absent(space: AddressSpace, vma: Vma, index: Index) -> Faults:
 def _own(space: AddressSpace, vma: Vma, index: Index) -> None:
     """Gives each page a new anonymous frame of this process alone."""
     frames = space.frames.allocate(index.size, Kind.ANON)
-    space.frames.map(frames)
+    space.frames.map(frames, space)
     space.frames.exclusive[frames] = True
     vma.frame[index] = frames
     vma.writable[index] = True
     vma.anon_vma = True
 
 
-def _write_present(space: AddressSpace, vma: Vma, index: Index) -> Faults:
+def _write_present(space: AddressSpace, vma: Vma, index: Index, large: bool) -> Faults:
     """do_wp_page: an anonymous page that is exclusive or mapped once is reused, the zero page becomes a
-    zeroed one, everything else is copied: by the writer, the others keep the old frame."""
+    zeroed one, everything else is copied: by the writer, the others keep the old frame. `large`: those
+    of huge pages may be reused."""
     if not index.size:
         return Faults()
     if vma.shared:  # the first write to a page of a file: notice is taken (wp_page_shared)
         vma.writable[index] = True
         return Faults(minor=index.size)
     frames, old = space.frames, vma.frame[index].astype(np.intp)
-    alone = frames.exclusive[old] | (frames.mapped[old] == 1)
-    reuse = (frames.kind[old] == Kind.ANON) & alone
+    reuse = (frames.kind[old] == Kind.ANON) & frames.alone(old, large)
     vma.writable[index[reuse]] = True
     frames.exclusive[old[reuse]] = True
     zero = old == ZERO_FRAME
     copy = ~reuse
     _own(space, vma, index[copy])
-    frames.unmap(old[copy])
+    frames.unmap(old[copy], space)
     zeroed, reused = int(zero.sum()), int(reuse.sum())
     return Faults(minor=index.size, copied=int(copy.sum()) - zeroed, reused=reused, zeroed=zeroed)

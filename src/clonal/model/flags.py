@@ -9,6 +9,7 @@ from clonal.model.errors import BadMachine
 
 PAGE = 4096
 ENTRIES = 512  # of a page table
+HUGE = ENTRIES  # pages of a huge page
 TASK_END = 1 << 47
 
 
@@ -36,12 +37,23 @@ class Advice(enum.IntEnum):
     """madvise(2), as far as it is modelled."""
 
     DONTNEED = 4
+    FREE = 8
     DONTFORK = 10
     DOFORK = 11
+    HUGEPAGE = 14
+    NOHUGEPAGE = 15
     WIPEONFORK = 18
     KEEPONFORK = 19
     POPULATE_READ = 22
     POPULATE_WRITE = 23
+    COLLAPSE = 25
+
+
+class Clone(enum.IntFlag):
+    """clone3(2), as far as it concerns memory."""
+
+    VM = 0x100
+    VFORK = 0x4000
 
 
 class Kind(enum.IntEnum):
@@ -60,7 +72,8 @@ class Config:
 
     Memory, swap and reserves are in bytes. `fault_around`: pages that a read fault of a file maps at once
     (fault_around_bytes ÷ 4 KiB). `overcommit`: vm.overcommit_memory, 0 to 2. `admin`: processes have
-    CAP_SYS_ADMIN, for which mode 2 keeps `admin_reserve`.
+    CAP_SYS_ADMIN, for which mode 2 keeps `admin_reserve`. `thp`: transparent_hugepage/enabled. `kernel`:
+    the version whose rules hold, from 6.12.
     """
 
     ram: int = 8 << 30
@@ -71,12 +84,18 @@ class Config:
     admin_reserve: int = 8 << 20
     user_reserve: int = 128 << 20
     admin: bool = False
+    thp: str = "madvise"
+    kernel: tuple[int, int] = (6, 18)
 
     def __post_init__(self) -> None:
         if self.ram < PAGE:
             raise BadMachine("ram", self.ram, f"at least one page ({PAGE} bytes)")
         if self.overcommit not in (0, 1, 2):
             raise BadMachine("overcommit", self.overcommit, "0 (guess), 1 (always) or 2 (never)")
+        if self.thp not in ("always", "madvise", "never"):
+            raise BadMachine("thp", self.thp, "always, madvise or never")
+        if self.kernel < (6, 12):
+            raise BadMachine("kernel", self.kernel, "at least (6, 12), whose rules are known")
         for name in ("swap", "overcommit_ratio", "admin_reserve", "user_reserve"):
             if getattr(self, name) < 0:
                 raise BadMachine(name, getattr(self, name), "0 or more")

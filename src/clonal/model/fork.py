@@ -6,9 +6,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from clonal.model.flags import Kind
-from clonal.model.frames import NO_FRAME
+from clonal.model.errors import OutOfFrames
+from clonal.model.flags import HUGE, Kind, Prot
+from clonal.model.frames import NO_FRAME, ZERO_FRAME
+from clonal.model.huge import blocks_in, large_entries, split
 from clonal.model.space import AddressSpace
 from clonal.model.vma import Vma
 
@@ -20,13 +23,16 @@ class ForkWork(NamedTuple):
     copied_vmas: int = 0  # those with an anon_vma, whose entries are copied
     entries: int = 0
     tables: int = 0  # PTE tables made for the child
+    huge: int = 0  # huge pages, each an entry of the middle level
 
 
 def duplicate(parent: AddressSpace) -> tuple[AddressSpace, ForkWork]:
     """The child's address space. Only mappings in which something was written privately have their entries
     copied (vma_needs_copy); of the others the child faults again."""
-    child = AddressSpace(parent.frames)
-    copied = entries = tables = 0
+    _room_for_copies(parent)
+    child = AddressSpace(parent.frames, parent.config)
+    child.brk = parent.brk
+    copied = entries = tables = huge = 0
     for vma in parent.vmas:
         if vma.dont_fork:
             continue
@@ -35,20 +41,64 @@ def duplicate(parent: AddressSpace) -> tuple[AddressSpace, ForkWork]:
         else:
             copied += 1
             tables += child.tables.copy_range(parent.tables, vma.start, vma.end)
-            twin, count = _copy_entries(parent, vma)
-            entries += count
+            twin, count = _copy_entries(parent, child, vma)
+            blocks = _copy_huge(parent, child, vma)
+            entries += count - blocks * HUGE
+            huge += blocks
         child.vmas.append(twin)
-    return child, ForkWork(len(child.vmas), copied, entries, tables)
+    return child, ForkWork(len(child.vmas), copied, entries, tables, huge)
 
 
-def _copy_entries(space: AddressSpace, vma: Vma) -> tuple[Vma, int]:
-    """Write-protects in both; pages are no longer exclusive to one process (copy_present_ptes)."""
-    vma.writable[:] = False
-    present = vma.frame[vma.frame != NO_FRAME].astype(np.intp)
-    space.frames.map(present)
-    space.frames.exclusive[present[space.frames.kind[present] == Kind.ANON]] = False
+def _copy_huge(parent: AddressSpace, child: AddressSpace, vma: Vma) -> int:
+    """One entry of the middle level for each huge page, and a table in reserve (mm/huge_memory.c
+    copy_huge_pmd); how many."""
+    blocks = blocks_in(parent.tables, vma.start, vma.end)
+    for block in blocks:
+        frame = int(vma.frame[block * HUGE - vma.start])
+        if frame != ZERO_FRAME:
+            parent.frames.map_huge(frame, child)
+    child.tables.huge.update(blocks)
+    return len(blocks)
+
+
+def _copy_entries(space: AddressSpace, child: AddressSpace, vma: Vma) -> tuple[Vma, int]:
+    """Write-protects in both; pages are no longer exclusive to one process (copy_present_ptes). Those that a
+    device may write to stay as they are; of them the child gets copies."""
+    held = _held(space, vma)
+    present = vma.frame != NO_FRAME
+    shared = vma.frame[present & ~held].astype(np.intp)
+    small = ~large_entries(space.tables, vma) if space.tables.huge else True
+    space.frames.map(vma.frame[present & ~held & small].astype(np.intp), child)
+    space.frames.exclusive[shared[space.frames.kind[shared] == Kind.ANON]] = False
+    vma.writable &= held
     twin = replace(vma, locked=False, frame=vma.frame.copy(), writable=np.zeros(vma.pages, bool))
-    return twin, present.size
+    if held.any():
+        twin.frame[held] = own = space.frames.allocate(int(held.sum()), Kind.ANON)
+        space.frames.map(own, child)
+        space.frames.exclusive[own] = True
+        twin.writable[held] = bool(vma.prot & Prot.WRITE)
+    return twin, int(present.sum())
+
+
+def _held(space: AddressSpace, vma: Vma) -> npt.NDArray[np.bool_]:
+    """Which pages are copied at fork for a device's sake (copy_present_page); a huge page is split first
+    (copy_huge_pmd)."""
+    held = np.zeros(vma.pages, bool)
+    if space.frames.pinned.size:
+        held[:] = (vma.frame != NO_FRAME) & space.frames.held(vma.frame.astype(np.intp))
+        for block in blocks_in(space.tables, vma.start, vma.end):
+            if held[block * HUGE - vma.start]:
+                split(space, vma, block)
+    return held
+
+
+def _room_for_copies(parent: AddressSpace) -> None:
+    """Raises OutOfFrames before anything was changed."""
+    if parent.frames.pinned.size:
+        copied = [vma for vma in parent.vmas if vma.anon_vma and not (vma.dont_fork or vma.wipe_on_fork)]
+        need = sum(int(parent.frames.held(parent.resident(vma)).sum()) for vma in copied)
+        if need > parent.frames.free:
+            raise OutOfFrames(need, parent.frames.free)
 
 
 def _empty() -> np.ndarray[tuple[int], np.dtype[np.int32]]:

@@ -28,7 +28,7 @@ class Machine:
 
     def spawn(self) -> Process:
         """A process with an empty address space."""
-        return self.add(AddressSpace(self.frames), None)
+        return self.add(AddressSpace(self.frames, self.config), None)
 
     def add(self, space: AddressSpace, parent: Process | None) -> Process:
         """A process with this address space: what fork and vfork use."""

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clonal.model import faults
+from clonal.model import collapse, faults
 from clonal.model.commit import accountable
-from clonal.model.errors import BadFlags, BadRange, NoSuchProcess, WouldBlock
+from clonal.model.errors import BadFlags, BadRange, CommitRefused, NoSuchProcess, WouldBlock
 from clonal.model.faults import Faults
 from clonal.model.files import File
-from clonal.model.flags import PAGE, Advice, Kind, Map, Prot
+from clonal.model.flags import PAGE, Advice, Clone, Kind, Map, Prot
 from clonal.model.fork import ForkWork, duplicate
 from clonal.model.frames import NO_FRAME, ZERO_FRAME
+from clonal.model.huge import large_entries
+from clonal.model.pin import Pin, frames_of
 from clonal.model.space import AddressSpace, page_range
 from clonal.model.vma import Vma
 
@@ -39,6 +41,7 @@ class Pages(NamedTuple):
     frame: npt.NDArray[np.int32]  # -1: none
     exclusive: npt.NDArray[np.bool_]  # mapped by this process alone (pagemap's bit 56)
     writable: npt.NDArray[np.bool_]  # a write does not fault
+    huge: npt.NDArray[np.bool_]  # mapped with its neighbours by one entry of the middle level
 
 
 class Process:
@@ -132,8 +135,35 @@ class Process:
         start, end = page_range(address, length)
         if advice in (Advice.POPULATE_READ, Advice.POPULATE_WRITE):
             return self._populate(start, end, advice is Advice.POPULATE_WRITE)
+        if advice is Advice.COLLAPSE:
+            return self._collapse(start, end)
         self.space.advise(start, end, advice)
         return Faults()
+
+    def _collapse(self, start: int, end: int) -> Faults:
+        """Huge pages where there are small ones, in each mapping; a hole is told at the end."""
+        made = Faults()
+        for vma in self.space.between(start, end):
+            first, last = max(vma.start, start), min(vma.end, end)
+            made += Faults(copied=collapse.collapse(self.space, vma, first, last))
+        if (hole := self.space.hole(start, end)) is not None:
+            raise BadRange(hole * PAGE, end * PAGE, "is not mapped throughout")
+        return made
+
+    def brk(self, address: int = 0) -> int:
+        """brk(2): moves the end of the heap; where it is then, unchanged if it cannot move (mm/mmap.c)."""
+        space = self.space
+        first, last = -(-space.brk // PAGE), -(-address // PAGE)
+        if address >= space.heap:
+            try:
+                if last > first:
+                    self.mmap((last - first) * PAGE, at=first * PAGE)
+                elif last < first:
+                    space.munmap(last, first)
+            except (BadRange, CommitRefused):
+                return space.brk
+            space.brk = address
+        return space.brk
 
     def mlock(self, address: int, length: int) -> Faults:
         """mlock(2): present from now on, written to where that is allowed. A child does not inherit it."""
@@ -152,6 +182,13 @@ class Process:
         """munlock(2)."""
         for vma in self.space.change(*page_range(address, length), lambda vma: vma.locked):
             vma.locked = False
+
+    def pin(self, address: int, length: int) -> Pin:
+        """Pins pages for a device that writes, as a fixed io_uring buffer does (pin_user_pages, FOLL_WRITE |
+        FOLL_LONGTERM). Raises Segfault, BadFlags."""
+        start, end = page_range(address, length)
+        made = self._touch(np.arange(start, end), write=True)
+        return Pin(self.machine.frames, frames_of(self.space, start, end), made)
 
     def _populate(self, start: int, end: int, write: bool) -> Faults:
         """mm/madvise.c madvise_populate, mm/gup.c faultin_page_range, 6.18."""
@@ -182,7 +219,7 @@ class Process:
     def _touch(self, pages: npt.NDArray[np.int64], write: bool) -> Faults:
         made = Faults()
         for vma, index in self.space.check_access(pages, write):
-            here = faults.touch(self.space, vma, index, write, self.machine.config.fault_around)
+            here = faults.touch(self.space, vma, index, write, self.machine.config)
             self.faults += here
             made += here
         return made
@@ -207,10 +244,20 @@ class Process:
         child.borrows = True
         return child
 
+    def clone3(self, flags: Clone) -> Process:
+        """clone3(2): by its flags fork, vfork, or one that shares the memory for good. Raises BadFlags."""
+        if flags == 0:
+            return self.fork()
+        if not flags & Clone.VM:
+            raise BadFlags(flags, "a parent that waits for a child with memory of its own is not modelled")
+        child = self.vfork()
+        child.borrows = bool(flags & Clone.VFORK)
+        return child
+
     def exec(self) -> None:
         """execve(2): a new, empty address space; the old one goes with its last user."""
         old, self.borrows = self.space, False
-        self._space = AddressSpace(self.machine.frames)
+        self._space = AddressSpace(self.machine.frames, self.machine.config)
         self._leave(old)
 
     def exit(self, code: int = 0) -> None:
@@ -240,15 +287,18 @@ class Process:
         """What is mapped in the range, page by page; nothing where there is no mapping."""
         start, end = page_range(address, length)
         frame = np.full(end - start, NO_FRAME, np.int32)
-        writable = np.zeros(end - start, bool)
+        writable, huge = np.zeros(end - start, bool), np.zeros(end - start, bool)
         for vma in self.space.between(start, end):
             first, last = max(start, vma.start), min(end, vma.end)
+            if self.space.tables.huge:
+                large = large_entries(self.space.tables, vma)
+                huge[first - start : last - start] = large[first - vma.start : last - vma.start]
             frame[first - start : last - start] = vma.frame[first - vma.start : last - vma.start]
             writable[first - start : last - start] = vma.writable[first - vma.start : last - vma.start]
         frames, present = self.machine.frames, frame != NO_FRAME
         kind = np.where(present, frames.kind[frame], np.uint8(Kind.NONE)).astype(np.uint8)
         exclusive = present & (frames.mapped[frame] == 1)
-        return Pages(kind, frame, exclusive, writable)
+        return Pages(kind, frame, exclusive, writable, huge)
 
     @property
     def rss(self) -> Rss:
@@ -277,7 +327,7 @@ class Process:
 
     def maps(self) -> str:
         """As /proc/PID/maps, with its first 64 pages: `.` none, `0` the zero page, `w` writable, `c` copied
-        (or reused) when written to, `r` any other."""
+        (or reused) when written to, `r` any other; `W`, `C` and `R` are pages of huge ones."""
         return "\n".join(self._map_line(vma) for vma in self.space.vmas)
 
     def _map_line(self, vma: Vma) -> str:
@@ -287,6 +337,9 @@ class Process:
         shown[present] = "c" if vma.prot & Prot.WRITE and not vma.shared else "r"
         shown[vma.frame == ZERO_FRAME] = "0"
         shown[vma.writable] = "w"
+        if self.space.tables.huge:
+            large = large_entries(self.space.tables, vma)
+            shown[large] = np.char.upper(shown[large])
         pages = "".join(shown[:64]) + ("…" if vma.pages > 64 else "")
         sharing = "s" if vma.shared else "p"
         name = f" file {vma.file.inode}" if vma.file is not None else ""

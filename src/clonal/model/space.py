@@ -8,15 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from clonal.model.errors import BadFlags, BadRange, Segfault
+from clonal.model import huge
+from clonal.model.errors import BadFlags, BadRange, Segfault, Unmodelled
 from clonal.model.files import File
-from clonal.model.flags import PAGE, TASK_END, Advice, Map, Prot
+from clonal.model.flags import HUGE, PAGE, TASK_END, Advice, Config, Map, Prot
 from clonal.model.frames import NO_FRAME, ZERO_FRAME, Frames
 from clonal.model.tables import Tables
 from clonal.model.vma import Vma
 
 TOP = (TASK_END >> 20 << 20) // PAGE - 256  # where mmap starts to look, downwards
 BOTTOM = 16
+HEAP = 0x5555_5600_0000  # address
 
 
 def page_range(address: int, length: int) -> tuple[int, int]:
@@ -35,10 +37,11 @@ def page_range(address: int, length: int) -> tuple[int, int]:
 class AddressSpace:
     """`vmas` are in order and do not overlap."""
 
-    def __init__(self, frames: Frames) -> None:
-        self.frames = frames
+    def __init__(self, frames: Frames, config: Config) -> None:
+        self.frames, self.config = frames, config
         self.vmas: list[Vma] = []
         self.tables = Tables()
+        self.heap = self.brk = HEAP  # where the heap that brk moves begins and ends
         self.users = 1  # processes: more than one after vfork
 
     @property
@@ -137,6 +140,7 @@ class AddressSpace:
         for page in (start, end):
             vma = self.find(page)
             if vma is not None and vma.start < page:
+                huge.split_at(self, page)
                 at = self._index(vma)
                 self.vmas[at : at + 1] = [vma.part(vma.start, page), vma.part(page, vma.end)]
         return self.between(start, end)
@@ -146,7 +150,7 @@ class AddressSpace:
         for vma in self.between(start, end):
             first, last = max(start, vma.start), min(end, vma.end)
             for part in self.cut(first, last):
-                self.zap(part, np.arange(part.pages))
+                self.zap(part, part.start, part.end)
                 self.vmas.pop(self._index(part))
                 before = [each.end for each in self.vmas if each.end <= part.start]
                 behind = [each.start for each in self.vmas if each.start >= part.end]
@@ -178,6 +182,7 @@ class AddressSpace:
             self.munmap(start + new, start + old)
             old = new
         (vma,) = self.pieces(start, start + old)
+        huge.move(self, vma, to)
         moved = replace(vma, start=to, end=to + new, frame=np.empty(0, np.int32))
         moved.frame[:old], moved.writable[:old] = vma.frame, vma.writable
         self.tables.move(start, old, to)
@@ -202,10 +207,15 @@ class AddressSpace:
             raise BadRange(start * PAGE, end * PAGE, "is not mapped throughout")
 
     def _advise(self, vma: Vma, start: int, end: int, advice: Advice) -> None:
+        if advice in (Advice.DONTNEED, Advice.FREE) and vma.locked:
+            raise BadFlags(advice, "locked memory is kept")  # madvise_dontneed_free_valid_vma
         if advice is Advice.DONTNEED:
-            if vma.locked:  # madvise_dontneed_free_valid_vma
-                raise BadFlags(advice, "locked memory is kept")
-            self.zap(vma, np.arange(start, end) - vma.start)
+            self.zap(vma, start, end)
+            if self.config.kernel >= (6, 14):
+                self._reclaim(start, end)
+            return
+        if advice is Advice.FREE:
+            self._free_lazily(vma, start, end)
             return
         if advice is Advice.WIPEONFORK and (vma.file is not None or vma.shared):
             raise BadFlags(advice, "only for private anonymous memory")
@@ -214,17 +224,34 @@ class AddressSpace:
             for piece in self.pieces(start, end):
                 setattr(piece, name, value)
 
-    def zap(self, vma: Vma, index: np.ndarray[tuple[int], np.dtype[np.intp]]) -> None:
-        """Drops entries (mm/memory.c zap_pte_range)."""
-        frames = vma.frame[index]
-        self.frames.unmap(frames[frames != NO_FRAME].astype(np.intp))
-        vma.frame[index] = NO_FRAME
-        vma.writable[index] = False
+    def _reclaim(self, start: int, end: int) -> None:
+        """A PTE table whose whole span was given up at once is freed (mm/pt_reclaim.c, x86, 6.14)."""
+        for table in range(-(-start // HUGE), end // HUGE):
+            self.tables.drop(table)
+
+    def _free_lazily(self, vma: Vma, start: int, end: int) -> None:
+        """Pages are marked as free to take when memory runs short, which it does not here: they stay, and
+        stay in the RSS (mm/madvise.c madvise_free_single_vma)."""
+        if vma.file is not None or vma.shared:
+            raise BadFlags(Advice.FREE, "only for private anonymous memory")
+        frames = vma.frame[start - vma.start : end - vma.start]
+        if self.frames.head[frames[frames > ZERO_FRAME]].any():  # it would be split for good
+            raise Unmodelled("MADV_FREE of huge pages")
+
+    def zap(self, vma: Vma, start: int, end: int) -> None:
+        """Drops the entries of pages [start, end) of a mapping (mm/memory.c zap_pte_range)."""
+        if self.tables.huge:
+            huge.zap(self, vma, start, end)
+        part = slice(start - vma.start, end - vma.start)
+        frames = vma.frame[part]
+        self.frames.unmap(frames[frames != NO_FRAME].astype(np.intp), self)
+        vma.frame[part] = NO_FRAME
+        vma.writable[part] = False
 
     def destroy(self) -> None:
         """Everything goes (mm/mmap.c exit_mmap)."""
         for vma in self.vmas:
-            self.zap(vma, np.arange(vma.pages))
+            self.zap(vma, vma.start, vma.end)
         self.vmas.clear()
         self.tables = Tables()
 
@@ -261,4 +288,6 @@ _ADVISED = {
     Advice.DOFORK: ("dont_fork", False),
     Advice.WIPEONFORK: ("wipe_on_fork", True),
     Advice.KEEPONFORK: ("wipe_on_fork", False),
+    Advice.HUGEPAGE: ("hugepage", True),
+    Advice.NOHUGEPAGE: ("hugepage", False),
 }

@@ -11,10 +11,13 @@ LEVELS = (9, 18, 27)  # a PTE, PMD, PUD table spans 2^9, 2^18, 2^27 pages
 
 
 class Tables:
-    """`at[level]` holds the numbers of the tables there are: page number >> LEVELS[level]."""
+    """`at[level]` holds the numbers of the tables there are: page number >> LEVELS[level]. `huge` holds
+    those of the PTE tables whose place a huge page has taken: the kernel keeps a table in reserve for each,
+    for when it must be split, and that counts too (mm/huge_memory.c pgtable_trans_huge_deposit)."""
 
     def __init__(self) -> None:
         self.at: tuple[set[int], ...] = (set(), set(), set())
+        self.huge: set[int] = set()
 
     @property
     def bytes(self) -> int:
@@ -37,6 +40,11 @@ class Tables:
         found = sorted(table for table in other.at[0] if first <= table <= last)
         self.reach(np.array(found, np.int64) << LEVELS[0])
         return len(found)
+
+    def drop(self, table: int) -> None:
+        """A PTE table goes, or a huge page with the table in reserve for it."""
+        self.at[0].discard(table)
+        self.huge.discard(table)
 
     def move(self, start: int, pages: int, to: int) -> None:
         """Makes tables at `to` for those that pages [start, start + pages) have: entries of a table that is

@@ -30,6 +30,7 @@ class Vma:
     anon_vma: bool = False  # something in it was written privately: fork copies its entries
     dont_fork: bool = False
     wipe_on_fork: bool = False
+    hugepage: bool | None = None  # MADV_HUGEPAGE, MADV_NOHUGEPAGE
     locked: bool = False
     accounted: bool = False  # counts as committed, touched or not (VM_ACCOUNT)
     frame: Entries = field(default_factory=lambda: np.empty(0, np.int32))
@@ -77,7 +78,7 @@ class Vma:
 
     def _alike(self) -> tuple[Any, ...]:
         flags = self.flags & ~Map.POPULATE
-        marks = self.dont_fork, self.wipe_on_fork, self.locked, self.accounted
+        marks = self.dont_fork, self.wipe_on_fork, self.locked, self.accounted, self.hugepage
         return self.prot, flags, id(self.file), marks
 
     def join(self, after: Vma) -> None:

@@ -22,6 +22,7 @@ from clonal.model import (
     Process,
     Prot,
     Segfault,
+    Unmodelled,
 )
 from clonal.scenario.errors import NotModelled
 from clonal.scenario.observation import Observation, Outcome, ProcessView, RegionView, Rss, Shown
@@ -46,6 +47,7 @@ _FLAGS = {
     "shared": Map.SHARED | Map.ANONYMOUS,
     "shared-file": Map.SHARED,
 }
+_HUGE_OR_NOT = {"thp": Advice.HUGEPAGE, "anon": Advice.NOHUGEPAGE, "noreserve": Advice.NOHUGEPAGE}
 _SHOWN = np.zeros(max(Kind) + 1, np.uint8)
 _SHOWN[Kind.ZERO] = Shown.ZERO
 _SHOWN[Kind.FILE] = _SHOWN[Kind.SHMEM] = Shown.FILE
@@ -75,8 +77,6 @@ class ModelRunner(Runner):
         self._mms[who] = who
 
     def _map(self, who: str, region: Region) -> Outcome:
-        if region.kind == "thp":
-            raise NotModelled("huge pages")
         process = self._processes[who]
         prot = Prot.NONE if region.kind == "guard" else Prot.RW
 
@@ -88,6 +88,8 @@ class ModelRunner(Runner):
                 file=self._file(region),
                 at=region.address,
             )
+            if region.kind in _HUGE_OR_NOT:
+                process.madvise(region.address, region.length, _HUGE_OR_NOT[region.kind])
 
         return self._try(process, act)
 
@@ -132,6 +134,8 @@ class ModelRunner(Runner):
             result = "ENOMEM"
         except BadFlags:
             result = "EINVAL"
+        except Unmodelled as error:
+            raise NotModelled(str(error)) from error
         return Outcome(result, process.faults.minor - before)
 
     def _fork(self, who: str, child: str) -> Outcome:
@@ -193,7 +197,7 @@ class ModelRunner(Runner):
 
 def _region_view(pages: Any, once: NDArray[np.int64]) -> RegionView:
     alone = np.isin(pages.frame, once) & (pages.kind != Kind.ZERO)
-    return RegionView(_SHOWN[pages.kind], pages.frame.astype(np.int64), alone, np.zeros(len(alone), bool))
+    return RegionView(_SHOWN[pages.kind], pages.frame.astype(np.int64), alone, pages.huge)
 
 
 def _advice(word: str) -> Advice:
