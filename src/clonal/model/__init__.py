@@ -3,11 +3,13 @@
 README.md beside this file teaches what it models.
 """
 
+from clonal.model.cgroup import Group
 from clonal.model.errors import (
     BadFlags,
     BadMachine,
     BadRange,
     CommitRefused,
+    GroupFull,
     ModelError,
     NoSuchProcess,
     OutOfFrames,
@@ -36,6 +38,8 @@ __all__ = [
     "Faults",
     "File",
     "ForkWork",
+    "Group",
+    "GroupFull",
     "Kind",
     "Machine",
     "Map",

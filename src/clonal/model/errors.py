@@ -45,6 +45,19 @@ class OutOfFrames(ModelError):
         super().__init__(f"out of memory: {wanted:,} frames wanted, {free:,} free", wanted=wanted, free=free)
 
 
+class GroupFull(ModelError):
+    """A memory cgroup may have no more memory: `pages` more, with `charged` of `limit`."""
+
+    def __init__(self, group: str, pages: int, charged: int, limit: int) -> None:
+        super().__init__(
+            f"memory cgroup {group} is full: {pages:,} pages wanted, {charged:,} of {limit:,} charged",
+            group=group,
+            pages=pages,
+            charged=charged,
+            limit=limit,
+        )
+
+
 class CommitRefused(ModelError):
     """The kernel does not promise so much memory (ENOMEM): `pages` more, with `committed` of `limit`."""
 

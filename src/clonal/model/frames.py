@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from clonal.model.cgroup import Ledger
 from clonal.model.errors import OutOfFrames
 from clonal.model.flags import HUGE, Kind
 
@@ -53,6 +54,7 @@ class Frames:
     def __init__(self, count: int) -> None:
         self.count = count
         self.used = 0
+        self.ledger = Ledger()
         self._next = 1  # frames from here on were never used
         self._freed: list[Indices] = []
         self.mapped = np.zeros(1024, np.int32)
@@ -69,9 +71,10 @@ class Frames:
         return self.count - self.used
 
     def allocate(self, count: int, kind: Kind) -> Indices:
-        """`count` frames that nothing maps yet. Raises OutOfFrames."""
+        """`count` frames that nothing maps yet. Raises OutOfFrames, GroupFull."""
         if count > self.free:
             raise OutOfFrames(count, self.free)
+        self.ledger.admit(count)
         self.used += count
         parts = []
         while self._freed and count:
@@ -89,6 +92,7 @@ class Frames:
         self.mapped[found] = 0
         self.exclusive[found] = False
         self.kind[found] = kind
+        self.ledger.charge(found)
         return found
 
     def _grow(self, size: int) -> None:
@@ -114,6 +118,7 @@ class Frames:
         """Gives frames back that nothing maps or caches any more."""
         if frames.size:
             self.used -= frames.size
+            self.ledger.uncharge(frames)
             self.kind[frames] = Kind.NONE
             self._freed.append(frames)
 

@@ -6,6 +6,7 @@ import itertools
 import weakref
 
 from clonal.model import oom
+from clonal.model.cgroup import Group
 from clonal.model.commit import NEVER, check
 from clonal.model.files import File
 from clonal.model.flags import PAGE, Config, Kind
@@ -25,6 +26,7 @@ class Machine:
         self.processes: dict[int, Process] = {}
         self._pids = itertools.count(1)
         self._files: list[weakref.ref[File]] = []  # those of memory
+        self.frames.ledger.tables = self._tables_of
 
     def spawn(self) -> Process:
         """A process with an empty address space."""
@@ -36,17 +38,43 @@ class Machine:
         self.processes[process.pid] = process
         return process
 
-    def kill_for_memory(self) -> Process | None:
-        """What the OOM killer does once: the process that it took, with all that share its memory, or None if
-        there is none to take (mm/oom_kill.c oom_kill_process, __oom_kill_process)."""
-        alive = [process for process in self.processes.values() if process.exit_code is None]
-        taken = oom.victim(alive)
+    def group(self, name: str, limit: int | None = None, parent: Group | None = None) -> Group:
+        """A memory cgroup of at most `limit` pages, below another one or the root. `process.group = group`
+        moves a process into it, its children are born there. Raises BadMachine."""
+        return self.frames.ledger.add(name, limit, parent)
+
+    def usage(self, group: Group) -> int:
+        """Pages charged to a group: frames and page tables (memory.current)."""
+        return group.charged + self._tables_of(group)
+
+    def kill_for_memory(self, group: Group | None = None) -> Process | None:
+        """What the OOM killer does once, for the whole machine or for a group that is full: the process that
+        it took, with all that share its memory, or None if there is none to take (mm/oom_kill.c
+        out_of_memory, oom_kill_process, __oom_kill_process)."""
+        alive = self._alive()
+        inside = [each for each in alive if group is None or each.group.within(group)]
+        taken = oom.victim(inside, self._oom_total(group))
         if taken is not None:
+            taken.group.kills += 1
             space = taken.space
             for process in alive:
                 if process.space is space and process.oom_score_adj != oom.IMMUNE:
                     process.exit(-SIGKILL)
         return taken
+
+    def _oom_total(self, group: Group | None) -> int:
+        """What points are reckoned against (constrained_alloc, mem_cgroup_get_max)."""
+        memory = self.config.ram // PAGE if group is None or group.limit is None else group.limit
+        return max(memory + self.config.swap // PAGE, 1)
+
+    def _alive(self) -> list[Process]:
+        return [process for process in self.processes.values() if process.exit_code is None]
+
+    def _tables_of(self, group: Group) -> int:
+        """Page tables of the processes in a group and below it, in pages: they are charged too
+        (GFP_PGTABLE_USER). The kernel charges those made by fork to the parent's group."""
+        spaces = {id(each.space): each.space for each in self._alive() if each.group.within(group)}
+        return sum(space.tables.bytes // PAGE for space in spaces.values())
 
     def file(self, pages: int, cached: bool = True) -> File:
         """A file, by default with all its pages in the page cache."""
@@ -72,7 +100,7 @@ class Machine:
     @property
     def committed(self) -> int:
         """Pages committed by all address spaces and memory files (Committed_AS)."""
-        spaces = {id(p.space): p.space for p in self.processes.values() if p.exit_code is None}
+        spaces = {id(p.space): p.space for p in self._alive()}
         self._files = [each for each in self._files if each() is not None]
         files = sum(file.committed for each in self._files if (file := each()) is not None)
         return files + sum(space.commit() for space in spaces.values())

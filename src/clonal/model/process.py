@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clonal.model import collapse, faults
+from clonal.model.cgroup import Group
 from clonal.model.commit import accountable
 from clonal.model.errors import BadFlags, BadRange, CommitRefused, NoSuchProcess, WouldBlock
 from clonal.model.faults import Faults
@@ -54,6 +55,7 @@ class Process:
         self.exit_code: int | None = None
         self.oom_score_adj: int = parent.oom_score_adj if parent is not None else 0
         self.borrows = False  # its parent's memory, by vfork
+        self.group: Group = parent.group if parent is not None else machine.frames.ledger.root
         self._space: AddressSpace | None = space
 
     @property
@@ -218,6 +220,7 @@ class Process:
 
     def _touch(self, pages: npt.NDArray[np.int64], write: bool) -> Faults:
         made = Faults()
+        self.machine.frames.ledger.payer = self.group
         for vma, index in self.space.check_access(pages, write):
             here = faults.touch(self.space, vma, index, write, self.machine.config)
             self.faults += here
