@@ -349,7 +349,7 @@ PLAYS = [the_writer, the_largest, the_adjusted, not_the_immune, a_clone_that_onl
 @pytest.mark.parametrize("play", PLAYS)
 @pytest.mark.parametrize("small", [{"memory": LIMIT * PAGE}], indirect=True)
 def test_the_same_is_killed_at_the_same_moment(play: Play, small: list[cgroup.Group]) -> None:
-    """Within NEAR pages: the kernel charges in batches and for its own records too. A clone that wrote nothing
+    """Within NEAR pages: the kernel charges in batches, and its own records too. A clone that wrote nothing
     and its template have about the same points: one of them is killed."""
     model = Model()
     with KernelRunner() as runner:

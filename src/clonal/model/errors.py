@@ -58,6 +58,13 @@ class GroupFull(ModelError):
         )
 
 
+class BadPolicy(ModelError):
+    """A memory policy with nodes that its mode does not take, or that the machine does not have (EINVAL)."""
+
+    def __init__(self, mode: str, nodes: tuple[int, ...], why: str) -> None:
+        super().__init__(f"memory policy {mode} {why}: {nodes!r}", mode=mode, nodes=nodes)
+
+
 class CommitRefused(ModelError):
     """The kernel does not promise so much memory (ENOMEM): `pages` more, with `committed` of `limit`."""
 
