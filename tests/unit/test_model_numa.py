@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
+from clonal.model import PAGE, Config, Machine, Process
 from clonal.model.errors import BadMachine, BadPolicy, OutOfFrames
 from clonal.model.numa import (
     DEFAULT,
@@ -99,3 +100,93 @@ def test_preferred_without_a_node_is_local() -> None:
 def test_impossible_distances_are_refused(bad: list[list[int]]) -> None:
     with pytest.raises(BadMachine):
         checked(bad, 2)
+
+
+# ---- in the machine ----
+
+HEAP = 1 << 30
+
+
+def nodes_of(process: Process, pages: int) -> list[int]:
+    frames = process.pages(HEAP, pages * PAGE).frame
+    return process.machine.frames.banks.node_of(frames.astype(np.intp)).tolist()
+
+
+@pytest.fixture
+def two() -> Machine:
+    """Two nodes of 1,000 frames with two CPUs each."""
+    return Machine(Config(ram=2000 * PAGE, nodes=2, overcommit=1))
+
+
+def test_a_clone_on_another_node_copies_to_it_and_reads_from_afar(two: Machine) -> None:
+    template = two.spawn(cpu=0)
+    template.write(template.mmap(100 * PAGE, at=HEAP), 100 * PAGE)
+    clone = template.fork()
+    clone.cpu = 3
+    assert (clone.node, clone.distance()) == (1, 20)
+    clone.write(HEAP, 25 * PAGE)
+    assert nodes_of(clone, 100) == [1] * 25 + [0] * 75
+    assert (clone.node_pages, clone.distance(), template.distance()) == ((75, 25), 17.5, 10)
+
+
+def test_reuse_moves_no_page(two: Machine) -> None:
+    template = two.spawn(cpu=0)
+    template.write(template.mmap(10 * PAGE, at=HEAP), 10 * PAGE)
+    clone = template.fork()
+    clone.cpu = 2
+    template.exit()
+    assert clone.write(HEAP, 10 * PAGE).reused == 10
+    assert nodes_of(clone, 10) == [0] * 10
+
+
+def test_policies_are_inherited_and_a_copy_goes_where_they_say(two: Machine) -> None:
+    template = two.spawn(cpu=0)
+    template.mmap(20 * PAGE, at=HEAP)
+    template.mbind(HEAP, 10 * PAGE, Mode.INTERLEAVE, (0, 1))
+    template.set_mempolicy(Mode.BIND, (1,))
+    template.write(HEAP, 20 * PAGE)
+    assert len(template.space.vmas) == 2
+    clone = template.fork()
+    assert clone.write(HEAP, 20 * PAGE).copied == 20
+    assert nodes_of(clone, 20) == nodes_of(template, 20) == [0, 1] * 5 + [1] * 10
+
+
+def test_a_full_node_spills_over_but_what_is_bound_to_it_does_not(two: Machine) -> None:
+    process = two.spawn(cpu=0)
+    process.mmap(1600 * PAGE, at=HEAP)
+    process.write(HEAP, 1200 * PAGE)
+    assert process.node_pages == (1000, 200)
+    process.set_mempolicy(Mode.BIND, (0,))
+    with pytest.raises(OutOfFrames):
+        process.write(HEAP + 1200 * PAGE, PAGE)
+    assert two.frames.used == 1200
+
+
+def test_frames_come_back_to_their_node(two: Machine) -> None:
+    process = two.spawn(cpu=2)
+    process.write(process.mmap(900 * PAGE, at=HEAP), 900 * PAGE)
+    assert two.frames.banks.left == [1000, 100]
+    process.exit()
+    assert two.frames.banks.left == [1000, 1000]
+    other = two.spawn(cpu=0)
+    other.write(other.mmap(900 * PAGE, at=HEAP), 900 * PAGE)
+    assert other.node_pages == (900, 0)
+
+
+def test_a_huge_page_is_on_one_node() -> None:
+    machine = Machine(Config(ram=1 << 30, nodes=2, thp="always"))
+    process = machine.spawn()
+    process.set_mempolicy(Mode.INTERLEAVE, (0, 1))
+    process.write(process.mmap(4 << 20, at=HEAP), 4 << 20)
+    assert nodes_of(process, 1024) in ([0] * 512 + [1] * 512, [1] * 512 + [0] * 512)
+
+
+def test_nodes_and_cpus_that_are_not_there_are_refused(two: Machine) -> None:
+    process = two.spawn()
+    with pytest.raises(BadPolicy):
+        process.set_mempolicy(Mode.BIND, (2,))
+    with pytest.raises(BadMachine):
+        process.cpu = 4
+    for bad in ({"nodes": 0}, {"cpus_per_node": 0}, {"nodes": 2, "distances": ((10,),)}):
+        with pytest.raises(BadMachine):
+            Config(**bad)

@@ -7,6 +7,7 @@ from clonal.model.cgroup import Group
 from clonal.model.errors import (
     BadFlags,
     BadMachine,
+    BadPolicy,
     BadRange,
     CommitRefused,
     GroupFull,
@@ -22,6 +23,7 @@ from clonal.model.files import File
 from clonal.model.flags import HUGE, PAGE, Advice, Clone, Config, Kind, Map, Prot
 from clonal.model.fork import ForkWork
 from clonal.model.machine import Machine
+from clonal.model.numa import Mode, Policy
 from clonal.model.pin import Pin
 from clonal.model.process import Pages, Process, Rss
 
@@ -31,6 +33,7 @@ __all__ = [
     "Advice",
     "BadFlags",
     "BadMachine",
+    "BadPolicy",
     "BadRange",
     "Clone",
     "CommitRefused",
@@ -43,11 +46,13 @@ __all__ = [
     "Kind",
     "Machine",
     "Map",
+    "Mode",
     "ModelError",
     "NoSuchProcess",
     "OutOfFrames",
     "Pages",
     "Pin",
+    "Policy",
     "Process",
     "Prot",
     "Rss",

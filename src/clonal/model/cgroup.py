@@ -11,6 +11,7 @@ import numpy.typing as npt
 from clonal.model.errors import BadMachine, GroupFull
 
 Indices = npt.NDArray[np.intp]
+BOUNDLESS = 1 << 51  # pages: PAGE_COUNTER_MAX
 
 
 class Group:
@@ -72,6 +73,15 @@ class Ledger:
                     group.refused += 1
                     self.full = group
                     raise GroupFull(group.name, pages, charged, group.limit)
+
+    def room(self) -> int:
+        """How many pages the payer's groups have left."""
+        groups = [group for group in self.payer.upwards() if group.limit is not None]
+        return min([BOUNDLESS, *(self._left(group) for group in groups)])
+
+    def _left(self, group: Group) -> int:
+        assert group.limit is not None
+        return group.limit - group.charged - self.tables(group)
 
     def charge(self, frames: Indices) -> None:
         """Charges frames just taken to the payer. Nothing is counted for the root itself."""

@@ -134,7 +134,7 @@ def _write_absent(space: AddressSpace, vma: Vma, index: Index) -> Faults:
 
 def _own(space: AddressSpace, vma: Vma, index: Index) -> None:
     """Gives each page a new anonymous frame of this process alone."""
-    frames = space.frames.allocate(index.size, Kind.ANON)
+    frames = space.frames.allocate(index.size, Kind.ANON, vma.policy, vma.offsets(index))
     space.frames.map(frames, space)
     space.frames.exclusive[frames] = True
     vma.frame[index] = frames

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from clonal.model import numa
 from clonal.model.errors import BadMachine
 
 PAGE = 4096
@@ -72,8 +73,9 @@ class Config:
 
     Memory, swap and reserves are in bytes. `fault_around`: pages that a read fault of a file maps at once
     (fault_around_bytes ÷ 4 KiB). `overcommit`: vm.overcommit_memory, 0 to 2. `admin`: processes have
-    CAP_SYS_ADMIN, for which mode 2 keeps `admin_reserve`. `thp`: transparent_hugepage/enabled. `kernel`:
-    the version whose rules hold, from 6.12.
+    CAP_SYS_ADMIN, for which mode 2 keeps `admin_reserve`. `thp`: transparent_hugepage/enabled. `nodes` share
+    the memory evenly; `distances` are theirs, 10 for a node itself and 20 for all others by default.
+    `kernel`: the version whose rules hold, from 6.12.
     """
 
     ram: int = 8 << 30
@@ -84,6 +86,9 @@ class Config:
     admin_reserve: int = 8 << 20
     user_reserve: int = 128 << 20
     admin: bool = False
+    nodes: int = 1
+    cpus_per_node: int = 2
+    distances: numa.Distances | None = None
     thp: str = "madvise"
     kernel: tuple[int, int] = (6, 18)
 
@@ -92,6 +97,11 @@ class Config:
             raise BadMachine("ram", self.ram, f"at least one page ({PAGE} bytes)")
         if self.overcommit not in (0, 1, 2):
             raise BadMachine("overcommit", self.overcommit, "0 (guess), 1 (always) or 2 (never)")
+        for name in ("nodes", "cpus_per_node"):
+            if getattr(self, name) < 1:
+                raise BadMachine(name, getattr(self, name), "1 or more")
+        if self.distances is not None:
+            numa.checked(self.distances, self.nodes)
         if self.thp not in ("always", "madvise", "never"):
             raise BadMachine("thp", self.thp, "always, madvise or never")
         if self.kernel < (6, 12):
@@ -102,3 +112,10 @@ class Config:
         around = self.fault_around
         if not 1 <= around <= ENTRIES or around & (around - 1):
             raise BadMachine("fault_around", around, f"a power of two from 1 to {ENTRIES}")
+
+    @property
+    def table(self) -> numa.Distances:
+        """The distances between the nodes."""
+        if self.distances is None:
+            return numa.even(self.nodes)
+        return numa.checked(self.distances, self.nodes)

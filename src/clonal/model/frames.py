@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from clonal.model.banks import Banks
 from clonal.model.cgroup import Ledger
 from clonal.model.errors import OutOfFrames
 from clonal.model.flags import HUGE, Kind
+from clonal.model.numa import DEFAULT, Distances, Policy
 
 Indices = npt.NDArray[np.intp]
 ZERO_FRAME = 0
@@ -51,12 +53,11 @@ class Frames:
     first frame of the huge page that it is of, or 0.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, distances: Distances) -> None:
         self.count = count
         self.used = 0
         self.ledger = Ledger()
-        self._next = 1  # frames from here on were never used
-        self._freed: list[Indices] = []
+        self.banks = Banks(count, distances)
         self.mapped = np.zeros(1024, np.int32)
         self.exclusive = np.zeros(1024, bool)
         self.kind = np.zeros(1024, np.uint8)
@@ -70,25 +71,22 @@ class Frames:
         """How many frames are left."""
         return self.count - self.used
 
-    def allocate(self, count: int, kind: Kind) -> Indices:
-        """`count` frames that nothing maps yet. Raises OutOfFrames, GroupFull."""
+    @property
+    def room(self) -> int:
+        """How many more the process whose access is being handled may have."""
+        return min(self.free, self.ledger.room())
+
+    def allocate(
+        self, count: int, kind: Kind, policy: Policy = DEFAULT, offsets: npt.NDArray[np.int64] | None = None
+    ) -> Indices:
+        """`count` frames that nothing maps yet, on nodes as the mapping's policy says for pages at these
+        offsets. Raises OutOfFrames, GroupFull."""
         if count > self.free:
             raise OutOfFrames(count, self.free)
         self.ledger.admit(count)
+        found = self.banks.take(count, policy, offsets)
         self.used += count
-        parts = []
-        while self._freed and count:
-            last = self._freed.pop()
-            if last.size > count:
-                self._freed.append(last[count:])
-                last = last[:count]
-            parts.append(last)
-            count -= last.size
-        if count:
-            self._grow(self._next + count)
-            parts.append(np.arange(self._next, self._next + count, dtype=np.intp))
-            self._next += count
-        found = np.concatenate(parts) if parts else np.empty(0, np.intp)
+        self._grow(self.banks.top)
         self.mapped[found] = 0
         self.exclusive[found] = False
         self.kind[found] = kind
@@ -103,9 +101,10 @@ class Frames:
             self.kind = np.concatenate([self.kind, np.zeros(more, np.uint8)])
             self.head = np.concatenate([self.head, np.zeros(more, np.int32)])
 
-    def allocate_huge(self) -> Indices:
-        """The frames of a new huge page that nothing maps yet. Raises OutOfFrames."""
-        found = self.allocate(HUGE, Kind.ANON)
+    def allocate_huge(self, policy: Policy = DEFAULT, offset: int = 0) -> Indices:
+        """The frames of a new huge page that nothing maps yet, all on one node if that has so many; `offset`
+        is in huge pages. Raises OutOfFrames."""
+        found = self.allocate(HUGE, Kind.ANON, policy, np.full(HUGE, offset))
         self.head[found] = found[0]
         self.folios[int(found[0])] = Folio(found)
         return found
@@ -120,7 +119,7 @@ class Frames:
             self.used -= frames.size
             self.ledger.uncharge(frames)
             self.kind[frames] = Kind.NONE
-            self._freed.append(frames)
+            self.banks.give(frames)
 
     def map(self, frames: Indices, space: object) -> None:
         """One more entry of `space` maps each of `frames`, which are all different; the zero page is not

@@ -69,7 +69,7 @@ def _fault(space: AddressSpace, vma: Vma, block: int, write: bool, config: Confi
     start = block * HUGE
     if not wanted(vma, config) or not vma.start <= start <= vma.end - HUGE or block in space.tables.at[0]:
         return _NOTHING
-    if write and space.frames.free < HUGE:
+    if write and space.frames.room < HUGE:
         return _NOTHING  # small pages are tried instead (VM_FAULT_FALLBACK)
     vma.anon_vma = True
     space.tables.reach(np.array([start]))
@@ -80,7 +80,7 @@ def _fault(space: AddressSpace, vma: Vma, block: int, write: bool, config: Confi
 
 def _fill(space: AddressSpace, vma: Vma, block: int) -> tuple[int, int, int]:
     """A zeroed huge page of this process alone (map_anon_folio_pmd)."""
-    frames, part = space.frames.allocate_huge(), _part(vma, block)
+    frames, part = space.frames.allocate_huge(vma.policy, block), _part(vma, block)
     space.frames.map_huge(int(frames[0]), space)
     space.frames.exclusive[frames] = True
     vma.frame[part], vma.writable[part] = frames, True

@@ -22,15 +22,17 @@ class Machine:
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or Config()
-        self.frames = Frames(self.config.ram // PAGE)
+        self.frames = Frames(self.config.ram // PAGE, self.config.table)
         self.processes: dict[int, Process] = {}
         self._pids = itertools.count(1)
         self._files: list[weakref.ref[File]] = []  # those of memory
         self.frames.ledger.tables = self._tables_of
 
-    def spawn(self) -> Process:
-        """A process with an empty address space."""
-        return self.add(AddressSpace(self.frames, self.config), None)
+    def spawn(self, cpu: int = 0) -> Process:
+        """A process with an empty address space. Raises BadMachine."""
+        process = self.add(AddressSpace(self.frames, self.config), None)
+        process.cpu = cpu
+        return process
 
     def add(self, space: AddressSpace, parent: Process | None) -> Process:
         """A process with this address space: what fork and vfork use."""

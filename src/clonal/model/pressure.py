@@ -48,7 +48,7 @@ def _as_far_as_it_goes(process: Process, pages: npt.NDArray[np.int64], write: bo
     are made for what is tried, and twice as much each time that no room was needed."""
     done, step = 0, 0
     while done < pages.size:
-        step = max(_room(process), 2 * step, 1)
+        step = max(process.room, 2 * step, 1)
         try:
             process.touch(pages[done : done + step], write)
             done += step
@@ -59,11 +59,3 @@ def _as_far_as_it_goes(process: Process, pages: npt.NDArray[np.int64], write: bo
                 raise
             step = step // 4
     return min(done, pages.size)
-
-
-def _room(process: Process) -> int:
-    machine = process.machine
-    rooms = [
-        group.limit - machine.usage(group) for group in process.group.upwards() if group.limit is not None
-    ]
-    return min([machine.frames.free, *rooms])

@@ -17,7 +17,9 @@ from clonal.model.flags import PAGE, Advice, Clone, Kind, Map, Prot
 from clonal.model.fork import ForkWork, duplicate
 from clonal.model.frames import NO_FRAME, ZERO_FRAME
 from clonal.model.huge import large_entries
+from clonal.model.numa import DEFAULT
 from clonal.model.pin import Pin, frames_of
+from clonal.model.placement import Placed
 from clonal.model.space import AddressSpace, page_range
 from clonal.model.vma import Vma
 
@@ -45,7 +47,7 @@ class Pages(NamedTuple):
     huge: npt.NDArray[np.bool_]  # mapped with its neighbours by one entry of the middle level
 
 
-class Process:
+class Process(Placed):
     """One process. Made by `Machine.spawn()` and by `fork()`."""
 
     def __init__(self, machine: Machine, pid: int, space: AddressSpace, parent: Process | None) -> None:
@@ -57,6 +59,7 @@ class Process:
         self.borrows = False  # its parent's memory, by vfork
         self.group: Group = parent.group if parent is not None else machine.frames.ledger.root
         self._space: AddressSpace | None = space
+        self._place(*((parent.cpu, parent.policy) if parent is not None else (0, DEFAULT)))
 
     @property
     def space(self) -> AddressSpace:
@@ -218,9 +221,20 @@ class Process:
         """Touches any set of page numbers, in ascending order. Raises Segfault, OutOfFrames."""
         return self._touch(np.unique(np.asarray(pages, np.int64)), write)
 
+    def _run(self) -> None:
+        """It is what the kernel calls `current`: memory is taken for it."""
+        frames = self.machine.frames
+        frames.ledger.payer, frames.banks.here, frames.banks.task = self.group, self.node, self.policy
+
+    @property
+    def room(self) -> int:
+        """How many more frames it could have."""
+        self._run()
+        return self.machine.frames.room
+
     def _touch(self, pages: npt.NDArray[np.int64], write: bool) -> Faults:
         made = Faults()
-        self.machine.frames.ledger.payer = self.group
+        self._run()
         for vma, index in self.space.check_access(pages, write):
             here = faults.touch(self.space, vma, index, write, self.machine.config)
             self.faults += here
@@ -232,6 +246,7 @@ class Process:
     def fork(self) -> Process:
         """fork(2): a child with the same memory, shared until one of the two writes. Raises CommitRefused:
         dup_mmap charges mapping by mapping."""
+        self._run()
         promised = 0
         for vma in self.space.vmas:
             if vma.accounted and not vma.dont_fork:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from clonal.model.files import File
 from clonal.model.flags import Map, Prot
 from clonal.model.frames import NO_FRAME
+from clonal.model.numa import DEFAULT, Policy
 
 Entries = npt.NDArray[np.int32]
 Bits = npt.NDArray[np.bool_]
@@ -33,6 +34,7 @@ class Vma:
     hugepage: bool | None = None  # MADV_HUGEPAGE, MADV_NOHUGEPAGE
     locked: bool = False
     accounted: bool = False  # counts as committed, touched or not (VM_ACCOUNT)
+    policy: Policy = DEFAULT  # on which nodes its pages should be (vm_policy)
     frame: Entries = field(default_factory=lambda: np.empty(0, np.int32))
     writable: Bits = field(default_factory=lambda: np.empty(0, bool))
 
@@ -49,6 +51,10 @@ class Vma:
     def shared(self) -> bool:
         """MAP_SHARED: never copied on write."""
         return bool(self.flags & Map.SHARED)
+
+    def offsets(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Of pages of it, in the file or, if it has none, in the address space (vm_pgoff)."""
+        return index + (self.start if self.file is None else self.offset)
 
     def clear(self) -> None:
         """No entries, as after mmap."""
@@ -79,7 +85,7 @@ class Vma:
     def _alike(self) -> tuple[Any, ...]:
         flags = self.flags & ~Map.POPULATE
         marks = self.dont_fork, self.wipe_on_fork, self.locked, self.accounted, self.hugepage
-        return self.prot, flags, id(self.file), marks
+        return self.prot, flags, id(self.file), marks, self.policy
 
     def join(self, after: Vma) -> None:
         """Takes over the one behind it."""
