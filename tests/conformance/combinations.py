@@ -59,6 +59,13 @@ HUGE = {
             c: write a 4
             p: write a 4
             """,
+        "forked where a huge page was": """
+            p: map a thp 512
+            p: write a 0
+            p: fork c
+            c: madvise a 0-511 dontneed
+            c: fork d
+            """,
         "collapse without advice": """
             p: map a anon 512
             p: write a 0-99

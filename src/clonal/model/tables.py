@@ -34,12 +34,14 @@ class Tables:
             have.update(tables[first].tolist())
 
     def copy_range(self, other: Tables, start: int, end: int) -> int:
-        """At fork: makes those that `other` has for pages [start, end); how many PTE tables that were. One
-        without entries is copied too (mm/memory.c copy_pte_range allocates before it looks)."""
-        first, last = start >> LEVELS[0], (end - 1) >> LEVELS[0]
-        found = sorted(table for table in other.at[0] if first <= table <= last)
-        self.reach(np.array(found, np.int64) << LEVELS[0])
-        return len(found)
+        """At fork: makes those that `other` has for pages [start, end), at each level; how many PTE tables that
+        were, beyond those made for an earlier mapping. One without entries is made too (mm/memory.c
+        copy_pud_range, copy_pmd_range and copy_pte_range allocate before they look)."""
+        before = len(self.at[0])
+        for shift, mine, others in zip(LEVELS, self.at, other.at, strict=True):
+            first, last = start >> shift, (end - 1) >> shift
+            mine.update(table for table in others if first <= table <= last)
+        return len(self.at[0]) - before
 
     def drop(self, table: int) -> None:
         """A PTE table goes, or a huge page with the table in reserve for it."""
