@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from clonal.model import numa
 from clonal.model.numa import Distances, Policy
+from clonal.model.sets import values
 
 Indices = npt.NDArray[np.intp]
 
@@ -41,7 +42,7 @@ class Banks:
         at = np.arange(count) if offsets is None else offsets
         nodes = numa.place(wanted, self.here, at, self.left, self.distances)
         found = np.empty(count, np.intp)
-        for node in np.unique(nodes).tolist():
+        for node in values(nodes):
             which = nodes == node
             found[which] = self._take(node, int(which.sum()))
         return found

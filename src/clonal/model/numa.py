@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clonal.model.errors import BadMachine, BadPolicy, OutOfFrames
+from clonal.model.sets import values
 
 Nodes = npt.NDArray[np.int64]
 Distances = tuple[tuple[int, ...], ...]
@@ -112,7 +113,7 @@ def place(
     if (np.bincount(aims, minlength=len(left)) <= left).all():
         return aims
     found = aims.copy()
-    for aim in np.unique(aims).tolist():
+    for aim in values(aims):
         pages = np.flatnonzero(aims == aim)
         order = allowed(policy, node, table) if policy.mode is Mode.BIND else fallback(table, aim)
         reachable = sum(left[each] for each in order)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from clonal.model.errors import GroupFull, OutOfFrames
 from clonal.model.faults import Faults
 from clonal.model.process import Process
+from clonal.model.sets import ascending
 
 
 class Pressed(NamedTuple):
@@ -26,7 +27,7 @@ def touch(process: Process, pages: npt.ArrayLike, write: bool = True) -> Pressed
     __alloc_pages_may_oom); when it takes this one, that is the end. Raises OutOfFrames or GroupFull where
     there is nobody to kill, Segfault.
     """
-    left = np.unique(np.asarray(pages, np.int64))
+    left = ascending(pages)
     total, before = left.size, process.faults
     killed: list[Process] = []
     while left.size and process.exit_code is None:

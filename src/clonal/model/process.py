@@ -20,6 +20,7 @@ from clonal.model.huge import large_entries
 from clonal.model.numa import DEFAULT
 from clonal.model.pin import Pin, frames_of
 from clonal.model.placement import Placed
+from clonal.model.sets import ascending
 from clonal.model.space import AddressSpace, page_range
 from clonal.model.vma import Vma
 
@@ -219,7 +220,7 @@ class Process(Placed):
 
     def touch(self, pages: PageSet, write: bool = True) -> Faults:
         """Touches any set of page numbers, in ascending order. Raises Segfault, OutOfFrames."""
-        return self._touch(np.unique(np.asarray(pages, np.int64)), write)
+        return self._touch(ascending(pages), write)
 
     def _run(self) -> None:
         """It is what the kernel calls `current`: memory is taken for it."""

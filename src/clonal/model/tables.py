@@ -34,8 +34,8 @@ class Tables:
             have.update(tables[first].tolist())
 
     def copy_range(self, other: Tables, start: int, end: int) -> int:
-        """At fork: makes those that `other` has for pages [start, end), at each level; how many PTE tables that
-        were, beyond those made for an earlier mapping. One without entries is made too (mm/memory.c
+        """At fork: makes those that `other` has for pages [start, end), at each level; how many PTE tables
+        that were, beyond those made for an earlier mapping. One without entries is made too (mm/memory.c
         copy_pud_range, copy_pmd_range and copy_pte_range allocate before they look)."""
         before = len(self.at[0])
         for shift, mine, others in zip(LEVELS, self.at, other.at, strict=True):

@@ -7,6 +7,7 @@ import numpy as np
 from clonal.model.flags import ENTRIES
 from clonal.model.frames import NO_FRAME
 from clonal.model.process import Process
+from clonal.model.sets import ascending
 from clonal.model.strategies.base import PageNumbers
 from clonal.model.vma import Entries
 
@@ -22,8 +23,8 @@ def copied_tables(parent: Process) -> dict[int, int]:
         first, last = vma.start // ENTRIES, (vma.end - 1) // ENTRIES
         found.update((table, found.get(table, 0)) for table in range(first, last + 1) if table in have)
         present = (vma.start + np.flatnonzero(vma.frame != NO_FRAME)) // ENTRIES
-        for table, count in zip(*np.unique(present, return_counts=True), strict=True):
-            found[int(table)] += int(count)
+        for table in ascending(present).tolist():
+            found[table] += int(np.searchsorted(present, table + 1) - np.searchsorted(present, table))
     return found
 
 
@@ -34,7 +35,7 @@ def changed_tables(process: Process, pages: PageNumbers, write: bool) -> set[int
         pages = np.concatenate(
             [np.empty(0, np.int64), *(_absent(vma.start, vma.frame, pages) for vma in process.space.vmas)]
         )
-    return set(np.unique(pages // ENTRIES).tolist())
+    return set(ascending(pages // ENTRIES).tolist())
 
 
 def _absent(start: int, frame: Entries, pages: PageNumbers) -> PageNumbers:
