@@ -14,6 +14,7 @@ from clonal.model import (
     BadRange,
     CommitRefused,
     Config,
+    Faults,
     File,
     Kind,
     Machine,
@@ -71,6 +72,19 @@ class ModelRunner(Runner):
     def process(self, who: str) -> Process:
         """A process of the scenario."""
         return self._processes[who]
+
+    @property
+    def faults(self) -> Faults:
+        """All faults of the scenario so far."""
+        return sum((process.faults for process in self._processes.values()), Faults())
+
+    def kill_for_memory(self) -> str | None:
+        """What the OOM killer does once: the process that it took, None if there is none to take."""
+        taken = self.machine.kill_for_memory()
+        for who, process in self._processes.items():
+            if process.exit_code is not None and who in self._regions:
+                self._bury(who)
+        return next((who for who, process in self._processes.items() if process is taken), None)
 
     def _spawn(self, who: str) -> None:
         self._processes[who] = self.machine.spawn()

@@ -83,6 +83,15 @@ class Runner(ABC):
         """Ends everything; the runner is of no more use."""
         self.reset()
 
+    @property
+    def regions(self) -> dict[str, dict[str, Region]]:
+        """Of each living process the regions by name; a vforked child has its parent's own dict."""
+        return self._regions
+
+    def look(self) -> Observation:
+        """The machine as it is now."""
+        return self._observe(Outcome(), self._regions, 0)
+
     def play(self, scenario: Scenario) -> Iterator[Observation]:
         """Takes all steps, from an empty machine; shows the machine after each."""
         self.reset()

@@ -1,0 +1,174 @@
+"""A story as lines for a terminal: spans of (text, style), so that they can be plain or coloured."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from clonal.explain.machines import Side
+from clonal.explain.picture import NAMES, Cell, Picture, Row, joined, numbers
+from clonal.explain.tell import Moment, Story
+
+Span = tuple[str, str]
+Line = list[Span]
+
+PLAIN, DIM, BOLD, NEW, GOOD, BAD = "", "dim", "bold", "bold yellow", "green", "bold red"
+INDENT = "     "
+LEGEND = (
+    "w: a write does not fault; c: a write copies or reuses; r: any other; · no entry; z the zero page; "
+    "H: one entry for 2 MiB; numbers are frames; * changed in this step"
+)
+
+
+def plain(lines: Sequence[Line]) -> str:
+    return "".join("".join(text for text, _ in line).rstrip() + "\n" for line in lines)
+
+
+def heading(story: Story, width: int) -> list[Line]:
+    lines: list[Line] = [[(f"{story.topic.name}: ", BOLD), (story.topic.title, BOLD)]]
+    lines += _wrapped(LEGEND, width, DIM, "")
+    for name, reason in (("the kernel", story.without_kernel), ("the model", story.without_model)):
+        if reason:
+            lines += _wrapped(f"without {name}: {reason}", width, BAD, "")
+    return [*lines, []]
+
+
+def closing(story: Story, width: int) -> list[Line]:
+    return _wrapped(story.topic.lesson, width, BOLD, "")
+
+
+def moment(story: Story, index: int, width: int) -> list[Line]:
+    """One step."""
+    shown = story.moments[index]
+    number = f"{index + 1}/{len(story.moments)}"
+    lines: list[Line] = []
+    for position, text in enumerate(_short(shown.lines) or ["(no step of a process)"]):
+        lines.append([(f"{number if position == 0 else '':<5}", DIM), (text, BOLD)])
+    lines += _wrapped(shown.tell.where, width, DIM)
+    lines += [[], *_wrapped(shown.tell.why, width, PLAIN), []]
+    lines += _machines(story, shown, width)
+    for note in shown.notes:
+        lines += _wrapped(note, width, GOOD)
+    for difference in shown.differences:
+        lines += _wrapped(f"the kernel differs: {difference}", width, BAD)
+    return [*lines, []]
+
+
+def _short(lines: list[str]) -> list[str]:
+    """Alike lines of several processes take up one."""
+    made: list[str] = []
+    for line in lines:
+        if len(made) > 3 and len(lines) > 6:
+            return [*made, f"… {len(lines) - len(made)} more"]
+        made.append(line)
+    return made
+
+
+def _wrapped(text: str, width: int, style: str, indent: str = INDENT) -> list[Line]:
+    return [[(indent + line, style)] for line in textwrap.wrap(text, max(width - len(indent), 20))]
+
+
+def _machines(story: Story, shown: Moment, width: int) -> list[Line]:
+    """The tables of both machines beside each other, then frames and counters."""
+    side = shown.side
+    if side is None:
+        return []
+    titles = ("the model", f"{story.kernel_name}, just now")
+    second = shown.kernel if shown.model else None
+    left = [[(titles[shown.model is None], DIM)], *_tables(side.picture)]
+    right = [[(titles[1], DIM)], *_tables(second.picture)] if second else []
+    return [
+        *_beside(left, right, width),
+        [],
+        *_frames(side.picture),
+        *_counters(side, second),
+        *_verdict(shown),
+    ]
+
+
+def _beside(left: list[Line], right: list[Line], width: int) -> Iterator[Line]:
+    """Two columns; the second below the first where the terminal is too narrow."""
+    size = max(map(_length, left))
+    if len(INDENT) + size + 3 + max(map(_length, right), default=0) > width:
+        yield from ([(INDENT, PLAIN), *line] for line in [*left, [], *right])
+        return
+    for index in range(max(len(left), len(right))):
+        first = left[index] if index < len(left) else []
+        second = right[index] if index < len(right) else []
+        yield [(INDENT, PLAIN), *first, (" " * (size - _length(first) + 3), PLAIN), *second]
+
+
+def _length(line: Line) -> int:
+    return sum(len(text) for text, _ in line)
+
+
+def _tables(picture: Picture) -> list[Line]:
+    width = max((len(_cell(cell)) for row in picture.rows for cell in row.cells), default=0)
+    names = max((len(_name(row)) for row in picture.rows), default=0)
+    return [_row(row, names, width) for row in picture.rows]
+
+
+def _counters(side: Side, second: Side | None) -> list[Line]:
+    """One line each, the model's value and the kernel's."""
+    ours, theirs = counters(side) | uses(side), counters(second) | uses(second) if second else {}
+    names, values = max(map(len, ours)), max(map(len, ours.values()))
+    lines = []
+    for name, value in ours.items():
+        other = theirs.get(name, "") if second else ""
+        wrong = other not in ("", value)
+        lines.append([(f"{INDENT}{name:<{names}}  ", DIM), (f"{value:<{values}}   ", PLAIN)])
+        lines[-1].append((other, BAD if wrong else PLAIN))
+    return lines
+
+
+def counters(side: Side) -> dict[str, str]:
+    """The counters of a machine, in words."""
+    return {name: f"{value:,}" if isinstance(value, int) else value for name, value in side.counters.items()}
+
+
+def uses(side: Side) -> dict[str, str]:
+    """What each process has, in words."""
+    made = {}
+    for who, use in side.uses.items():
+        tables = f", tables {use.page_tables // 1024} KiB" if use.page_tables else ""
+        made[f"RSS of {who}"] = f"{use.rss:,} pages{tables}"
+    return made
+
+
+def _name(row: Row) -> str:
+    return f"{row.process} {row.region}".strip()
+
+
+def _row(row: Row, names: int, width: int) -> Line:
+    line: Line = [(f"{_name(row):<{names}} ", PLAIN)]
+    if not row.cells:
+        return [*line, ("nothing mapped", DIM)]
+    for cell in row.cells:
+        line += [("│", DIM), (f"{_cell(cell):^{width}}", NEW if cell.changed else PLAIN)]
+    lent = f"  the tables of {row.lent_by}" if row.lent_by else ""
+    return [*line, ("│" + lent, DIM)]
+
+
+def _cell(cell: Cell) -> str:
+    pages = f"{numbers(cell.first, cell.count)}: " if cell.run else ""
+    return pages + f"{cell.mark} {cell.frames}".strip() + ("*" if cell.changed else "")
+
+
+def _frames(picture: Picture) -> list[Line]:
+    lines: list[Line] = []
+    blocks = joined(picture.blocks)
+    width = max((len(block.name) for block in blocks), default=0)
+    for block in blocks:
+        users = ", ".join(dict.fromkeys(process for process, _ in block.users))
+        node = f"node {block.node}  " if block.node is not None else ""
+        text = f"{block.name:<{width}}  {node}{NAMES[block.kind]:<13}  {users}"
+        title = "frames" if not lines else ""
+        span = (f"{text}*", NEW) if block.changed else (text, PLAIN)
+        lines.append([(f"{INDENT}{title:<8}", DIM), span])
+    return [*lines, []] if lines else []
+
+
+def _verdict(shown: Moment) -> list[Line]:
+    if shown.model and shown.kernel and not shown.differences:
+        return [[], [(f"{INDENT}the kernel shows the same, page by page", GOOD)]]
+    return []

@@ -1,0 +1,189 @@
+"""Topics about limits: promises, the killer, many writers at a time, several nodes."""
+
+from __future__ import annotations
+
+from clonal.explain.topic import Tell, Topic
+
+OVERCOMMIT = Topic(
+    "overcommit",
+    "what the kernel promises, and what vm.overcommit_memory changes",
+    (
+        Tell(
+            "parent: map first anon 200000",
+            "mm/util.c __vm_enough_memory",
+            "A machine of 1 GiB is 262,144 pages. A private writable mapping is charged in full "
+            "(Committed_AS), touched or not; it takes no frame.",
+            probe="commit_one",
+            apart="the model's machine has 1 GiB: the same requests would say nothing here",
+        ),
+        Tell(
+            "parent: map second anon 200000",
+            "mm/util.c __vm_enough_memory (OVERCOMMIT_GUESS)",
+            "Mode 0 looks at each request alone: 400,000 pages are promised now, more than there are.",
+        ),
+        Tell(
+            "parent: map third anon 300000",
+            "mm/util.c __vm_enough_memory (OVERCOMMIT_GUESS)",
+            "What exceeds RAM and swap by itself is refused. That is all that mode 0 refuses.",
+            probe="commit_too_much",
+        ),
+        Tell(
+            "parent: write first 0-3\nparent: fork child",
+            "kernel/fork.c dup_mmap (vm_flags & VM_ACCOUNT)",
+            "Fork charges every such mapping a second time: the child could write to all of it.",
+        ),
+        Tell(
+            "other: map one anon 1000",
+            "mm/util.c __vm_enough_memory (OVERCOMMIT_NEVER)",
+            "Set vm.overcommit_memory to 2, and the sum counts: 800,000 pages are committed, the limit is "
+            "half of RAM. What was promised stays; another 1000 pages are refused, with nearly all frames "
+            "free.",
+            act="never",
+            probe="commit_mode",
+        ),
+        Tell(
+            "child: write first 0",
+            "mm/memory.c wp_page_copy",
+            "Copy-on-write goes on as before: the mode is about promises, not about pages.",
+        ),
+    ),
+    "Mode 2 does not disable copy-on-write; it refuses early, also fork, what mode 0 lets the OOM killer "
+    "end.",
+    config={"ram": 1 << 30},
+)
+
+OOM = Topic(
+    "oom",
+    "whom the OOM killer takes: the largest RSS, and sharing does not protect",
+    (
+        Tell(
+            "parent: map heap anon 8192\nparent: write heap 0-8191",
+            "mm/memory.c do_anonymous_page",
+            "A machine of 64 MiB, 16,384 frames. The parent has half of them.",
+        ),
+        Tell(
+            "parent: fork reader\nparent: fork writer",
+            "mm/memory.c copy_present_ptes",
+            "Each of the three counts 8,192 pages in its RSS, though they are the same pages. Points are "
+            "RSS, swap and page tables: what a process maps, not what its end would free.",
+            probe="oom_scores",
+        ),
+        Tell(
+            "writer: write heap 0-5999\nwriter: map more anon 8192\nwriter: write more 0-2099",
+            "mm/memory.c wp_page_copy, do_anonymous_page",
+            "The writer copies 6,000 pages and fills 2,100 more: 16,292 frames are in use. Copies do not "
+            "change its RSS, since it mapped those pages before.",
+            probe="oom_scores",
+        ),
+        Tell(
+            "writer: write more 2100-2999",
+            "mm/page_alloc.c __alloc_pages_may_oom, mm/oom_kill.c out_of_memory",
+            "900 frames are wanted, 92 are free, and nothing can be reclaimed.",
+            apart="this machine's memory is not exhausted for a demonstration",
+        ),
+        Tell(
+            "",
+            "mm/oom_kill.c select_bad_process, oom_badness, oom_kill_process",
+            "The process with the most points is killed: here the writer, with 10,292 pages. An "
+            "oom_score_adj of 1000 offers a process first, −1000 spares it.",
+            act="kill",
+        ),
+        Tell(
+            "reader: write heap 0-5999",
+            "mm/memory.c do_wp_page",
+            "Memory is free again, and the next writer copies as ever.",
+        ),
+    ),
+    "A template and its clones all count the shared pages. An image is in the page cache but counts in the"
+    " RSS of who maps it. Set oom_score_adj deliberately.",
+    config={"ram": 64 << 20},
+    points=True,
+)
+
+_CHILDREN = [f"child{n}" for n in range(1, 5)]
+
+STORM = Topic(
+    "storm",
+    "many children write the same pages at a time",
+    (
+        Tell(
+            "parent: map heap anon 6\nparent: write heap 0-5\n"
+            + "\n".join(f"parent: fork {child}" for child in _CHILDREN),
+            "kernel/fork.c dup_mmap",
+            "Four children share six frames with their parent.",
+        ),
+        Tell(
+            "\n".join(f"{child}: write heap 0-5" for child in _CHILDREN),
+            "mm/memory.c wp_page_copy",
+            "All write all pages: 24 faults, 24 copies. All cores ask for frames and copy at the same "
+            "time; memory bandwidth and the allocator's locks are what they share now.",
+        ),
+        Tell(
+            "\n".join(f"{child}: exit\nparent: wait {child}" for child in _CHILDREN)
+            + "\nparent: write heap 0-5\nparent: fork touched\ntouched: write heap 0-5",
+            "mm/memory.c do_wp_page",
+            "Does it help to touch the pages in the parent first? The parent reuses its six, and the child"
+            " forked after that copies its six all the same.",
+        ),
+        Tell(
+            "touched: exit\nparent: wait touched\nparent: fork ready\nready: madvise heap 0-5 populate_write",
+            "mm/madvise.c madvise_populate",
+            "MADV_POPULATE_WRITE in the child copies the same pages, but in one call, before it is asked "
+            "to serve: the storm is moved to where nobody waits.",
+        ),
+        Tell("ready: write heap 0-5", "none: no fault", "No fault is left."),
+        Tell(
+            "parent: map pool shared 6\nparent: write pool 0-5\nparent: fork last\nlast: write pool 0-5",
+            "mm/memory.c do_shared_fault",
+            "Or share what all of them write: mapped, never copied.",
+        ),
+    ),
+    "What helps: populate in the child, shared memory, DONTFORK or WIPEONFORK for what it does not need, "
+    "or writing less.",
+)
+
+NUMA = Topic(
+    "numa",
+    "on which node a copy lies: where the writer runs, or where its policy says",
+    (
+        Tell(
+            "parent: map heap anon 4\nparent: write heap 0-3",
+            "mm/mempolicy.c alloc_pages_mpol, policy_nodemask",
+            "The model's machine has two nodes; of this kernel all but the nodes is compared. The parent "
+            "runs on node 0 and has no policy: its frames come from the node of the CPU that takes the "
+            "fault.",
+            nodes={"parent": 0},
+            probe="numa_maps",
+        ),
+        Tell(
+            "parent: fork child\nchild: read heap 0-3",
+            "mm/memory.c copy_present_ptes",
+            "The child runs on node 1. It reads the frames on node 0 across the interconnect; reading "
+            "moves nothing, and automatic balancing leaves shared copy-on-write pages alone.",
+            nodes={"child": 1},
+        ),
+        Tell(
+            "child: write heap 0",
+            "mm/memory.c wp_page_copy, mm/mempolicy.c vma_alloc_folio_noprof",
+            "The copy is the writer's: node 1.",
+            probe="numa_maps",
+        ),
+        Tell(
+            "parent: write heap 0",
+            "mm/memory.c wp_page_reuse",
+            "Meanwhile the parent moved to node 1. It is the last sharer of the old frame, and a reuse "
+            "never moves a page: it stays on node 0.",
+            nodes={"parent": 1},
+        ),
+        Tell(
+            "child: write heap 1-3",
+            "mm/mempolicy.c interleave_nid",
+            "With set_mempolicy(MPOL_INTERLEAVE) the copies go by their place in the mapping, whoever "
+            "writes them and wherever it runs.",
+            policies={"child": "interleave"},
+            probe="numa_maps",
+        ),
+    ),
+    "A pool of clones pulls its copies to where it runs; what it only reads stays where the template was.",
+    numa=True,
+)

@@ -1,0 +1,135 @@
+"""`clonal explain`: every topic on the model and on this kernel, which show the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clonal.explain import TOPICS, tell
+from clonal.scenario import KernelRunner
+from tests.support import IS_ROOT, run_script
+
+CLONAL = [sys.executable, "-m", "clonal.cli.main", "explain"]
+
+
+def explain(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*CLONAL, *arguments], capture_output=True, text=True, timeout=60, input=given)
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[KernelRunner]:
+    with KernelRunner() as runner:
+        yield runner
+
+
+@pytest.mark.parametrize("name", TOPICS)
+def test_the_kernel_shows_what_the_topic_says(name: str, kernel: KernelRunner) -> None:
+    told = tell(TOPICS[name], kernel)
+    assert not told.without_kernel
+    apart = False
+    for moment in told.moments:
+        apart = apart or bool(moment.tell.apart)
+        assert moment.differences == ()
+        assert (moment.kernel is None) == apart
+        if moment.model and moment.kernel and kernel.frames_shown:
+            assert frames(moment.model.picture) == frames(moment.kernel.picture)
+        assert len(moment.notes) >= bool(moment.tell.probe)
+
+
+def frames(picture: object) -> list[list[str]]:
+    return [[cell.frames for cell in row.cells] for row in picture.rows]  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="pytest itself runs without privilege: the tests above show it")
+def test_without_privilege_all_but_the_frames_is_shown() -> None:
+    run_script(
+        """
+        from clonal.explain import TOPICS, tell
+        from clonal.scenario import KernelRunner
+
+        with KernelRunner() as kernel:
+            assert not kernel.frames_shown
+            told = tell(TOPICS["write"], kernel)
+        assert not told.without_kernel, told.without_kernel
+        assert not any(moment.differences for moment in told.moments)
+        assert [cell.frames for cell in told.moments[0].kernel.picture.rows[0].cells] == ["a"] * 4
+        """,
+        user="nobody",
+    )
+
+
+def test_where_the_kernel_cannot_play_the_model_does_and_the_reason_is_kept() -> None:
+    class Broken(KernelRunner):
+        def run(self, step: object) -> None:  # type: ignore[override]
+            raise OSError(25, "no PAGEMAP_SCAN")
+
+    with Broken() as runner:
+        told = tell(TOPICS["fork"], runner)
+    assert told.without_kernel == "[Errno 25] no PAGEMAP_SCAN"
+    assert all(moment.model and not moment.kernel for moment in told.moments)
+
+
+def test_without_a_topic_it_lists_them() -> None:
+    result = explain()
+    assert result.returncode == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()[: len(TOPICS)]] == list(TOPICS)
+    assert [each["topic"] for each in json.loads(explain("--json").stdout)] == list(TOPICS)
+
+
+def test_a_topic_is_told_with_both_machines() -> None:
+    result = explain("write")
+    assert result.returncode == 0, result.stderr
+    assert "the model" in result.stdout
+    assert f"Linux {os.uname().release.split('-')[0]}, just now" in result.stdout
+    assert result.stdout.count("the kernel shows the same, page by page") == len(TOPICS["write"].steps)
+
+
+def test_json_has_pictures_and_counters_of_both() -> None:
+    told = json.loads(explain("last-sharer", "--json").stdout)
+    reuse = told["steps"][3]
+    assert reuse["step"] == ["parent: write heap 0"]
+    assert reuse["model"]["counters"]["reused"] == 1
+    assert reuse["kernel"]["counters"]["minor faults"] == 1
+    assert reuse["differences"] == []
+
+
+def test_pause_waits_after_each_step_and_ends_at_q() -> None:
+    result = explain("write", "--model", "--pause", given="\n\nq\n")
+    assert result.returncode == 0
+    assert "3/6" in result.stdout and "4/6" not in result.stdout
+    assert result.stderr.count("enter: next step") == 3
+
+
+def test_without_the_kernel_the_reason_is_printed() -> None:
+    assert "without the kernel: --model was given" in explain("fork", "--model").stdout
+
+
+def test_the_page_of_all_topics_needs_nothing_else(tmp_path: Path) -> None:
+    result = explain("--model", "--html", str(tmp_path / "all.html"))
+    assert (result.returncode, result.stdout) == (0, "")
+    page = (tmp_path / "all.html").read_text("utf-8")
+    assert all(f'<section class="story" id="{name}">' in page for name in TOPICS)
+    assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["forc"], "no topic 'forc'; did you mean fork?"),
+        (["--pause"], "--pause steps through a topic on the terminal"),
+        (["fork", "--html", "page.txt"], "page.txt: give a file whose name ends in .html"),
+        (["fork", "--html", "/nowhere/page.html"], "there is no folder /nowhere to write to"),
+        (["fork", "--loud"], "unrecognized arguments: --loud"),
+    ],
+)
+def test_bad_input_gives_one_line(arguments: list[str], says: str) -> None:
+    result = explain(*arguments)
+    assert result.returncode in (1, 2)
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1 and not result.stdout
