@@ -54,6 +54,18 @@ def moment(story: Story, index: int, width: int) -> list[Line]:
     return [*lines, []]
 
 
+def figure(story: Story, index: int) -> str:
+    """A step of the model without words, for a document: its lines, tables, frames and counters."""
+    shown = story.moments[index]
+    if shown.model is None:
+        return ""
+    side = shown.model
+    steps: list[Line] = [[(line, BOLD)] for line in shown.lines]
+    frames = [[(text.removeprefix(INDENT), style) for text, style in line] for line in _frames(side.picture)]
+    totals = ", ".join(f"{name} {count}" for name, count in counters(side).items())
+    return plain([*steps, [], *_tables(side.picture), [], *frames, [(totals, DIM)]])
+
+
 def _short(lines: list[str]) -> list[str]:
     """Alike lines of several processes take up one."""
     made: list[str] = []
