@@ -168,6 +168,18 @@ def test_pages_of_a_large_region_that_are_alike_are_drawn_as_one() -> None:
     ]
 
 
+def test_frames_stand_out_when_their_users_change_not_when_they_are_cut_otherwise() -> None:
+    painter, runner = Painter(), ModelRunner()
+    changed = []
+    for seen in runner.play(parse("p: map a anon 20\np: write a 0-9\np: fork c\nc: write a 5\nc: exit")):
+        changed.append([(block.first, block.count, block.changed) for block in painter.paint(seen).blocks])
+    assert changed[2:] == [
+        [(1, 10, True)],
+        [(1, 5, False), (6, 1, True), (7, 4, False), (11, 1, True)],
+        [(1, 10, True)],
+    ]
+
+
 def test_a_step_is_drawn_as_text() -> None:
     assert text.plain(text.moment(story("last-sharer"), 3, 100)) == (
         "4/6  parent: write heap 0\n"

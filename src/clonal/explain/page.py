@@ -60,7 +60,7 @@ def _story(story: Story) -> str:
 
 def _step(story: Story, index: int) -> str:
     shown = story.moments[index]
-    lines = "\n".join(escape(line) for line in shown.lines) or "(no step of a process)"
+    lines = "\n".join(escape(line) for line in shown.lines) or "(the kernel acts)"
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in shown.notes)
     wrong = "".join(
         f'<p class="warning">The kernel differs: {escape(each)}</p>' for each in shown.differences

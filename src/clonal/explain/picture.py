@@ -153,7 +153,7 @@ class Painter:
         self._cached: set[int] = set()  # frames of the page cache, which keep their number when unmapped
         self._next = 1
         self._before: dict[tuple[str, str], _State] = {}
-        self._known: set[tuple[int, tuple[tuple[str, str], ...]]] = set()
+        self._blocks_before: tuple[Block, ...] = ()
 
     def paint(
         self,
@@ -215,12 +215,16 @@ class Painter:
         blocks = list(_cut([(c.frame, c.frame + c.count, c.kind, u) for c, u in spans if c.frame], places))
         if zero := tuple(dict.fromkeys(user for cell, user in spans if cell.kind == "zero")):
             blocks.insert(0, Block(0, 1, "zero", zero))
-        marked = tuple(self._mark(block) for block in blocks)
-        self._known = {(block.first, block.users) for block in marked}
+        marked = tuple(replace(block, changed=not self._was_there(block)) for block in blocks)
+        self._blocks_before = marked
         return marked
 
-    def _mark(self, block: Block) -> Block:
-        return replace(block, changed=(block.first, block.users) not in self._known)
+    def _was_there(self, block: Block) -> bool:
+        """Whether all its frames had the same users before, however they were cut into blocks."""
+        end = block.first + block.count
+        alike = [old for old in self._blocks_before if old.users == block.users]
+        shared = (min(end, old.first + old.count) - max(block.first, old.first) for old in alike)
+        return sum(max(0, count) for count in shared) == block.count
 
 
 def _real(view: RegionView) -> NDArray[np.bool_]:

@@ -42,7 +42,7 @@ def moment(story: Story, index: int, width: int) -> list[Line]:
     shown = story.moments[index]
     number = f"{index + 1}/{len(story.moments)}"
     lines: list[Line] = []
-    for position, text in enumerate(_short(shown.lines) or ["(no step of a process)"]):
+    for position, text in enumerate(_short(shown.lines) or ["(the kernel acts)"]):
         lines.append([(f"{number if position == 0 else '':<5}", DIM), (text, BOLD)])
     lines += _wrapped(shown.tell.where, width, DIM)
     lines += [[], *_wrapped(shown.tell.why, width, PLAIN), []]
@@ -77,7 +77,10 @@ def _short(lines: list[str]) -> list[str]:
 
 
 def _wrapped(text: str, width: int, style: str, indent: str = INDENT) -> list[Line]:
-    return [[(indent + line, style)] for line in textwrap.wrap(text, max(width - len(indent), 20))]
+    return [
+        [(indent + line, style)]
+        for line in textwrap.wrap(text, max(width - len(indent), 20), break_on_hyphens=False)
+    ]
 
 
 def _machines(story: Story, shown: Moment, width: int) -> list[Line]:
