@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from clonal.model import PAGE, Config, Machine, Map, OutOfFrames, Process, Prot, WouldBlock
+from clonal.model import HUGE, PAGE, Advice, Config, Machine, Map, OutOfFrames, Process, Prot, WouldBlock
 from clonal.model.strategies import STRATEGIES, AsyncCopy, Bill, SharedTables, Vfork, Work, bill
 from clonal.model.strategies.published import FORK_1_GB
 
@@ -38,13 +38,13 @@ def test_each_is_known_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("name", "caller", "before"),
     [
-        ("eager", Work(vmas=2, entries=HEAP, tables=4, copied=HEAP), Work()),
-        ("cow", Work(vmas=2, entries=HEAP, tables=4), Work()),
+        ("eager", Work(vmas=2, copied_vmas=1, entries=HEAP, tables=4, copied=HEAP), Work()),
+        ("cow", Work(vmas=2, copied_vmas=1, entries=HEAP, tables=4), Work()),
         ("vfork", Work(waits=1), Work()),
-        ("shared_tables", Work(vmas=2, linked=4), Work()),
-        ("async_copy", Work(vmas=2, linked=4), Work(entries=HEAP, tables=4)),
+        ("shared_tables", Work(vmas=2, copied_vmas=1, linked=4), Work()),
+        ("async_copy", Work(vmas=2, copied_vmas=1, linked=4), Work(entries=HEAP, tables=4)),
         ("image", Work(vmas=2), Work()),
-        ("hardware", Work(vmas=2, entries=HEAP, tables=4), Work()),
+        ("hardware", Work(vmas=2, copied_vmas=1, entries=HEAP, tables=4), Work()),
     ],
 )
 def test_what_the_caller_does_in_fork(name: str, caller: Work, before: Work) -> None:
@@ -66,6 +66,50 @@ def test_what_the_caller_does_in_fork(name: str, caller: Work, before: Work) -> 
 )
 def test_what_a_child_pays_that_writes_here_and_there(name: str, child: Work) -> None:
     assert billed(name, child_writes=WRITTEN).child == child
+
+
+def huge_template() -> Process:
+    """Three huge pages, and in the table behind them ten small ones."""
+    process = Machine(Config(ram=64 << 20)).spawn()
+    process.mmap(4 * HUGE * PAGE, at=AT)
+    process.madvise(AT, 3 * HUGE * PAGE, Advice.HUGEPAGE)
+    process.touch(FIRST + np.arange(3 * HUGE + 10))
+    return process
+
+
+@pytest.mark.parametrize(
+    ("name", "caller", "before"),
+    [
+        ("eager", Work(2, 2, entries=10, huge=3, tables=4, copied=3 * HUGE + 10), Work()),
+        ("cow", Work(2, 2, entries=10, huge=3, tables=4), Work()),
+        ("vfork", Work(waits=1), Work()),
+        ("shared_tables", Work(2, 2, huge=3, tables=3, linked=1), Work()),
+        ("async_copy", Work(2, 2, huge=3, tables=3, linked=1), Work(entries=10, tables=1)),
+        ("image", Work(vmas=3, copied_vmas=1, tables=1), Work()),
+        ("hardware", Work(2, 2, entries=10, huge=3, tables=4), Work()),
+    ],
+)
+def test_a_huge_page_is_one_entry_and_a_table_in_reserve(name: str, caller: Work, before: Work) -> None:
+    """An image of the model has small pages; what it leaves of a mapping was written to once."""
+    found = billed(name, huge_template)
+    assert (found.caller, found.before) == (caller, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "child"),
+    [
+        ("eager", Work()),
+        ("cow", Work(copied=3, faults=3, split=2)),
+        ("vfork", Work()),
+        ("shared_tables", Work(copied=3, faults=3, split=2)),
+        ("async_copy", Work(entries=10, tables=1, copied=3, faults=3, split=2)),
+        ("image", Work(copied=3, faults=3)),
+        ("hardware", Work(copied=3, split=2)),
+    ],
+)
+def test_a_write_splits_a_huge_page_that_is_shared(name: str, child: Work) -> None:
+    written = FIRST + np.array([0, 1, HUGE])
+    assert billed(name, huge_template, child_writes=written).child == child
 
 
 @pytest.mark.parametrize(
@@ -180,7 +224,7 @@ def test_a_second_asynchronous_fork_copies_first_what_an_earlier_child_lacks() -
     parent = template()
     strategy.fork(parent).child.exit()
     strategy.fork(parent)
-    assert strategy.fork(parent).caller == Work(vmas=2, entries=HEAP, tables=4, linked=4)
+    assert strategy.fork(parent).caller == Work(vmas=2, copied_vmas=1, entries=HEAP, tables=4, linked=4)
 
 
 def test_a_vfork_caller_sleeps_until_the_child_execs() -> None:

@@ -104,6 +104,7 @@ def _write(space: AddressSpace, vma: Vma, block: int, config: Config) -> tuple[i
 
 def split(space: AddressSpace, vma: Vma, block: int) -> None:
     """The entry of a block becomes 512 of the table that was in reserve (__split_huge_pmd_locked)."""
+    space.splits += 1
     space.tables.huge.remove(block)
     frame = int(vma.frame[block * HUGE - vma.start])
     if frame != ZERO_FRAME:

@@ -43,6 +43,7 @@ class AddressSpace:
         self.tables = Tables()
         self.heap = self.brk = HEAP  # where the heap that brk moves begins and ends
         self.users = 1  # processes: more than one after vfork
+        self.splits = 0  # entries of huge pages that became 512 each (/proc/vmstat: thp_split_pmd)
 
     @property
     def total_vm(self) -> int:

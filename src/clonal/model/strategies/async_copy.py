@@ -40,7 +40,8 @@ class AsyncCopy(Strategy):
         child, done = forked(parent)
         self._owed.append(Owed(parent.space, child, counts))
         before = Work(entries=sum(counts.values()), tables=len(counts))
-        return Born(child, work + Work(vmas=done.vmas, linked=len(counts)), before)
+        done = done._replace(entries=0, tables=done.huge, linked=len(counts))
+        return Born(child, work + done, before)
 
     def settle(self, child: Process, tables: int | None = None) -> Work:
         """The child copies so many tables, by default all that are left."""

@@ -21,8 +21,11 @@ class Work(NamedTuple):
     """What somebody had to do, as counts of operations; what one of each takes is for a cost model."""
 
     vmas: int = 0  # mappings duplicated
-    entries: int = 0  # page-table entries copied, their pages counted and protected
-    tables: int = 0  # PTE tables made
+    copied_vmas: int = 0  # those of them with an anon_vma: linked to it, and their entries looked at
+    entries: int = 0  # page-table entries of 4 KiB copied, their pages counted and protected
+    huge: int = 0  # those of the level above, for 2 MiB each
+    tables: int = 0  # PTE tables made, those in reserve for huge pages too
+    split: int = 0  # entries of huge pages that became 512 each
     linked: int = 0  # PTE tables shared or marked, one entry of the level above each
     copied: int = 0  # pages copied
     zeroed: int = 0  # pages filled with zeroes
@@ -61,7 +64,9 @@ class Strategy(ABC):
     def touch(self, process: Process, pages: npt.ArrayLike, write: bool = True) -> Work:
         """An access by a process that this strategy forked or that it was forked from. Raises Segfault,
         OutOfFrames."""
-        return work_of(process.touch(pages, write))
+        before = process.space.splits
+        work = work_of(process.touch(pages, write))
+        return work._replace(split=process.space.splits - before)
 
     def saved(self) -> int:
         """Pages of page tables that the processes together have fewer than their VmPTE says."""
@@ -82,5 +87,4 @@ def work_of(made: Faults) -> Work:
 def forked(parent: Process) -> tuple[Process, Work]:
     """Forks as Linux does: the child, and the work (kernel/fork.c dup_mmap, mm/memory.c copy_page_range)."""
     child = parent.fork()
-    work = parent.fork_work
-    return child, Work(vmas=work.vmas, entries=work.entries, tables=work.tables)
+    return child, Work(**parent.fork_work._asdict())

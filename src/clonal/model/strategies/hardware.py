@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from clonal.model.process import Process
-from clonal.model.strategies.base import Born, Strategy, Work, forked, work_of
+from clonal.model.strategies.base import Born, Strategy, Work, forked
 
 
 class Hardware(Strategy):
@@ -19,5 +19,5 @@ class Hardware(Strategy):
 
     def touch(self, process: Process, pages: npt.ArrayLike, write: bool = True) -> Work:
         absent = process.touch(pages, write=False)  # what a fault has to map first
-        work = work_of(process.touch(pages, write)) if write else Work()
+        work = super().touch(process, pages, write) if write else Work()
         return work._replace(faults=absent.minor + absent.major)

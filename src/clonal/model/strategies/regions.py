@@ -14,16 +14,17 @@ from clonal.model.vma import Entries
 
 def copied_tables(parent: Process) -> dict[int, int]:
     """For each PTE table that fork copies: how many entries it has in mappings whose entries are copied. By
-    the number of the first page ÷ 512."""
+    the number of the first page ÷ 512. Those in reserve for huge pages hold none: the papers leave entries of
+    the level above to fork."""
     found: dict[int, int] = {}
-    have = parent.space.tables.at[0]
+    have = parent.space.tables.at[0] - parent.space.tables.huge
     for vma in parent.space.vmas:
         if not vma.anon_vma or vma.dont_fork or vma.wipe_on_fork:
             continue
         first, last = vma.start // ENTRIES, (vma.end - 1) // ENTRIES
         found.update((table, found.get(table, 0)) for table in range(first, last + 1) if table in have)
         present = (vma.start + np.flatnonzero(vma.frame != NO_FRAME)) // ENTRIES
-        for table in ascending(present).tolist():
+        for table in have.intersection(ascending(present).tolist()):
             found[table] += int(np.searchsorted(present, table + 1) - np.searchsorted(present, table))
     return found
 

@@ -57,7 +57,7 @@ class SharedTables(Strategy):
                 mine[number] = Shared(entries, parent.space)
             mine[number].add(child.space)
             its[number] = mine[number]
-        return Born(child, Work(vmas=work.vmas, linked=len(counts)))
+        return Born(child, work._replace(entries=0, tables=work.huge, linked=len(counts)))
 
     def touch(self, process: Process, pages: npt.ArrayLike, write: bool = True) -> Work:
         numbers = np.asarray(pages, np.int64)
