@@ -17,7 +17,7 @@ import pytest
 
 from clonal.kernel import cgroup, procfs
 from clonal.model import PAGE, Config, Machine, Process, oom, pressure
-from clonal.scenario import KernelRunner, ModelRunner, parse
+from clonal.scenario import KernelRunner, ModelRunner, UnlikeMachines, compare, parse
 from clonal.scenario.errors import PuppetLost
 from clonal.scenario.pages import Pages
 from clonal.scenario.steps import Step
@@ -150,6 +150,13 @@ def test_mode_2_refuses_what_the_model_refuses() -> None:
     print(f"mode 2: {agreed} programs agree, {refused} of them with a refusal")
     assert not found
     assert agreed == 4 * 4 * len(FOLLOWED_BY) and refused > 50
+
+
+def test_machines_that_promise_by_different_rules_are_not_compared() -> None:
+    with KernelRunner() as kernel, ModelRunner(Config(overcommit=(kernel.overcommit + 1) % 3)) as model:
+        scenario = parse("p: map a anon 1")
+        with pytest.raises(UnlikeMachines, match="overcommit_memory is"):
+            compare(scenario, model, kernel)
 
 
 # ---- points ----

@@ -146,7 +146,7 @@ def _agrees_everywhere(kernel: KernelRunner) -> bool:
 
 
 def _differs(scenario: Scenario, kernel: KernelRunner, config: Config | None) -> bool:
-    with ModelRunner(config) as model:
+    with ModelRunner(config or Config(overcommit=kernel.overcommit)) as model:
         try:
             return bool(compare(scenario, model, kernel))
         except Exception:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from clonal.model import Config
 from clonal.scenario import KernelRunner, ModelRunner, NotModelled, Scenario, Tally, compare, parse
 from tests.conformance.combinations import HUGE, combinations, rare
 from tests.conformance.scenarios import Author
@@ -27,7 +28,7 @@ def kernel() -> Iterator[KernelRunner]:
 
 
 def agree(scenario: Scenario, kernel: KernelRunner, tally: Tally) -> None:
-    with ModelRunner() as model:
+    with ModelRunner(Config(overcommit=kernel.overcommit)) as model:
         found = compare(scenario, model, kernel, tally)
     assert not found, "\n".join(map(str, found)) + f"\n{scenario}"
 

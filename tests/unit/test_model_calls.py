@@ -96,7 +96,7 @@ def test_a_pinned_frame_outlives_its_mapping(process: Process, hugepage: bool) -
 
 
 def test_a_fork_without_room_for_the_copies_changes_nothing() -> None:
-    process = Machine(Config(ram=6 * PAGE)).spawn()
+    process = Machine(Config(ram=13 * PAGE)).spawn()  # four pages twice and three tables twice are one more
     start = process.mmap(4 * PAGE)
     process.pin(start, 4 * PAGE)
     with pytest.raises(OutOfFrames):

@@ -119,6 +119,18 @@ def test_an_adjustment_is_of_the_limit_not_of_all_memory(machine: Machine) -> No
     assert machine.kill_for_memory(group) is small
 
 
+def test_page_tables_are_charged_so_fork_and_reading_may_be_refused(machine: Machine) -> None:
+    group = machine.group("group", limit=105)
+    process = within(group, machine, 100)
+    with pytest.raises(GroupFull) as caught:
+        process.fork()
+    assert (caught.value.pages, caught.value.charged, process.faults.minor) == (3, 103, 100)
+    with pytest.raises(GroupFull):
+        process.touch(HEAP // PAGE + np.array([1 << 9, 1 << 10, 1 << 11]), write=False)
+    assert machine.usage(group) == 103
+    process.touch(HEAP // PAGE + np.array([1 << 9, 1 << 10]), write=False)
+
+
 def test_with_nobody_to_kill_the_access_is_refused(machine: Machine) -> None:
     process = within(machine.group("group", limit=10), machine)
     process.oom_score_adj = -1000
@@ -136,8 +148,10 @@ def test_a_machine_that_is_full_kills_too() -> None:
 
 
 def test_pages_that_need_no_frame_are_touched_however_full_a_group_is(machine: Machine) -> None:
-    process = within(machine.group("group", limit=203), machine, 200)
+    group = machine.group("group", limit=200 + 2 * TABLES)
+    process = within(group, machine, 200)
     child = process.fork()
     process.exit()
+    group.limit = machine.usage(group)
     pressed = touch(child, HEAP // PAGE + np.arange(200))
     assert (pressed.touched, pressed.faults.reused, pressed.killed) == (200, 200, ())

@@ -322,8 +322,8 @@ def test_all_frames_come_back(process: Process) -> None:
 
 
 def test_a_machine_runs_out_of_frames() -> None:
-    process = Machine(Config(ram=8 * PAGE, overcommit=1)).spawn()
-    heap = process.mmap(16 * PAGE)
+    process = Machine(Config(ram=11 * PAGE, overcommit=1)).spawn()  # three of them for page tables
+    heap = process.mmap(16 * PAGE, at=1 << 30)
     process.write(heap, 8 * PAGE)
     with pytest.raises(OutOfFrames) as caught:
         process.write(heap + 8 * PAGE)

@@ -292,7 +292,7 @@ def test_the_model_of_shared_tables_leaves_room_for_what_was_published() -> None
     as to copy eight entries, of the 512 that it saves."""
 
     def large() -> Process:
-        process = Machine(Config(ram=FORK_1_GB.bytes + (1 << 20))).spawn()
+        process = Machine(Config(ram=FORK_1_GB.bytes + (8 << 20))).spawn()
         process.write(process.mmap(FORK_1_GB.bytes, at=AT), FORK_1_GB.bytes)
         return process
 

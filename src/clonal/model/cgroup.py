@@ -63,12 +63,12 @@ class Ledger:
         self.groups.append(group)
         return group
 
-    def admit(self, pages: int) -> None:
-        """Whether the payer may have `pages` more. Raises GroupFull with the innermost group that may not
-        (try_charge_memcg, page_counter_try_charge)."""
-        for group in self.payer.upwards() if pages else ():
+    def admit(self, pages: int, taken: int = 0) -> None:
+        """Whether the payer may have `pages`, of which so many are charged. Raises GroupFull with the
+        innermost group that may not (try_charge_memcg, page_counter_try_charge)."""
+        for group in self.payer.upwards():
             if group.limit is not None:
-                charged = group.charged + self.tables(group)
+                charged = group.charged + self.tables(group) - taken
                 if charged + pages > group.limit:
                     group.refused += 1
                     self.full = group

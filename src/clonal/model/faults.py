@@ -48,7 +48,7 @@ def _touch_small(space: AddressSpace, vma: Vma, index: Index, write: bool, confi
     index = index[lacking]
     if not index.size:
         return Faults()
-    space.tables.reach(index + vma.start)
+    space.reach(index + vma.start)
     if not write:
         return _read(space, vma, index, config.fault_around)
     absent = vma.frame[index] == NO_FRAME

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clonal.model.errors import OutOfFrames
 from clonal.model.flags import HUGE, Kind, Prot
 from clonal.model.frames import NO_FRAME, ZERO_FRAME
 from clonal.model.huge import blocks_in, large_entries, split
 from clonal.model.space import AddressSpace
+from clonal.model.tables import Tables
 from clonal.model.vma import Vma
 
 
@@ -29,18 +29,17 @@ class ForkWork(NamedTuple):
 def duplicate(parent: AddressSpace) -> tuple[AddressSpace, ForkWork]:
     """The child's address space. Only mappings in which something was written privately have their entries
     copied (vma_needs_copy); of the others the child faults again."""
-    _room_for_copies(parent)
     child = AddressSpace(parent.frames, parent.config)
     child.brk = parent.brk
-    copied = entries = tables = huge = 0
+    tables = _make_tables(parent, child)
+    copied = entries = huge = 0
     for vma in parent.vmas:
         if vma.dont_fork:
             continue
-        if vma.wipe_on_fork or not vma.anon_vma:
+        if not _is_copied(vma):
             twin = replace(vma, anon_vma=False, locked=False, frame=_empty(), writable=_no())
         else:
             copied += 1
-            tables += child.tables.copy_range(parent.tables, vma.start, vma.end)
             twin, count = _copy_entries(parent, child, vma)
             blocks = _copy_huge(parent, child, vma)
             entries += count - blocks * HUGE
@@ -73,7 +72,9 @@ def _copy_entries(space: AddressSpace, child: AddressSpace, vma: Vma) -> tuple[V
     vma.writable &= held
     twin = replace(vma, locked=False, frame=vma.frame.copy(), writable=np.zeros(vma.pages, bool))
     if held.any():
-        twin.frame[held] = own = space.frames.allocate(int(held.sum()), Kind.ANON)
+        pages = np.flatnonzero(held)
+        own = space.frames.allocate(pages.size, Kind.ANON, vma.policy, vma.offsets(pages))
+        twin.frame[held] = own
         space.frames.map(own, child)
         space.frames.exclusive[own] = True
         twin.writable[held] = bool(vma.prot & Prot.WRITE)
@@ -92,13 +93,23 @@ def _held(space: AddressSpace, vma: Vma) -> npt.NDArray[np.bool_]:
     return held
 
 
-def _room_for_copies(parent: AddressSpace) -> None:
-    """Raises OutOfFrames before anything was changed."""
+def _is_copied(vma: Vma) -> bool:
+    """Whether a child inherits its entries (vma_needs_copy)."""
+    return vma.anon_vma and not (vma.dont_fork or vma.wipe_on_fork)
+
+
+def _make_tables(parent: AddressSpace, child: AddressSpace) -> int:
+    """Makes the child's page tables; how many of the lowest level. Raises OutOfFrames or GroupFull if there
+    is no room for them and the copies of pages that are held: before anything was changed."""
+    copied = [vma for vma in parent.vmas if _is_copied(vma)]
+    found = Tables()
+    made = sum(found.copy_range(parent.tables, vma.start, vma.end) for vma in copied)
+    held = 0
     if parent.frames.pinned.size:
-        copied = [vma for vma in parent.vmas if vma.anon_vma and not (vma.dont_fork or vma.wipe_on_fork)]
-        need = sum(int(parent.frames.held(parent.resident(vma)).sum()) for vma in copied)
-        if need > parent.frames.free:
-            raise OutOfFrames(need, parent.frames.free)
+        held = sum(int(parent.frames.held(parent.resident(vma)).sum()) for vma in copied)
+    parent.frames.admit(held + found.pages)
+    child.tables.become(found)
+    return made
 
 
 def _empty() -> np.ndarray[tuple[int], np.dtype[np.int32]]:

@@ -10,6 +10,7 @@ from clonal.model.cgroup import Ledger
 from clonal.model.errors import OutOfFrames
 from clonal.model.flags import HUGE, Kind
 from clonal.model.numa import DEFAULT, Distances, Policy
+from clonal.model.tables import Total
 
 Indices = npt.NDArray[np.intp]
 ZERO_FRAME = 0
@@ -55,7 +56,8 @@ class Frames:
 
     def __init__(self, count: int, distances: Distances) -> None:
         self.count = count
-        self.used = 0
+        self.used = 0  # by pages
+        self.tables = Total()
         self.ledger = Ledger()
         self.banks = Banks(count, distances)
         self.mapped = np.zeros(1024, np.int32)
@@ -68,8 +70,8 @@ class Frames:
 
     @property
     def free(self) -> int:
-        """How many frames are left."""
-        return self.count - self.used
+        """How many frames are left by pages and page tables."""
+        return self.count - self.used - self.tables.pages
 
     @property
     def room(self) -> int:
@@ -81,9 +83,9 @@ class Frames:
     ) -> Indices:
         """`count` frames that nothing maps yet, on nodes as the mapping's policy says for pages at these
         offsets. Raises OutOfFrames, GroupFull."""
-        if count > self.free:
-            raise OutOfFrames(count, self.free)
-        self.ledger.admit(count)
+        if not count:
+            return np.empty(0, np.intp)
+        self.admit(count)
         found = self.banks.take(count, policy, offsets)
         self.used += count
         self._grow(self.banks.top)
@@ -92,6 +94,13 @@ class Frames:
         self.kind[found] = kind
         self.ledger.charge(found)
         return found
+
+    def admit(self, count: int, taken: int = 0) -> None:
+        """Whether there is room for `count` frames, of which so many are taken. Raises OutOfFrames,
+        GroupFull."""
+        if count > self.free + taken:
+            raise OutOfFrames(count, self.free + taken)
+        self.ledger.admit(count, taken)
 
     def _grow(self, size: int) -> None:
         if size > self.kind.size:

@@ -69,10 +69,10 @@ def _fault(space: AddressSpace, vma: Vma, block: int, write: bool, config: Confi
     start = block * HUGE
     if not wanted(vma, config) or not vma.start <= start <= vma.end - HUGE or block in space.tables.at[0]:
         return _NOTHING
+    space.reach(np.array([start]))
     if write and space.frames.room < HUGE:
         return _NOTHING  # small pages are tried instead (VM_FAULT_FALLBACK)
     vma.anon_vma = True
-    space.tables.reach(np.array([start]))
     space.tables.huge.add(block)
     vma.frame[_part(vma, block)] = ZERO_FRAME
     return _fill(space, vma, block) if write else (1, 0, 0)
@@ -92,7 +92,7 @@ def _write(space: AddressSpace, vma: Vma, block: int, config: Config) -> tuple[i
     page copied like any other. The huge zero page is filled (do_huge_zero_wp_pmd, 6.13; split before)."""
     part = _part(vma, block)
     frame = int(vma.frame[part.start])
-    if frame == ZERO_FRAME and config.kernel >= (6, 13) and space.frames.free >= HUGE:
+    if frame == ZERO_FRAME and config.kernel >= (6, 13) and space.frames.room >= HUGE:
         return _fill(space, vma, block)
     if frame != ZERO_FRAME and (space.frames.exclusive[frame] or space.frames.folio(frame).mappings == 1):
         space.frames.exclusive[vma.frame[part]] = True

@@ -45,18 +45,18 @@ def touch(process: Process, pages: npt.ArrayLike, write: bool = True) -> Pressed
 
 def _as_far_as_it_goes(process: Process, pages: npt.NDArray[np.int64], write: bool) -> int:
     """Touches as many of the pages as there is memory for, at least one; how many. Raises OutOfFrames,
-    GroupFull if there is none for the first. Not more is tried at once than there is room for, since tables
-    are made for what is tried, and twice as much each time that no room was needed."""
-    done, step = 0, 0
+    GroupFull if there is none for the first. As many are tried at once as there is room for, a quarter where
+    that was too much (tables take room too), and twice as many each time that no room was needed."""
+    done, step = 0, max(process.room, 1)
     while done < pages.size:
-        step = max(process.room, 2 * step, 1)
         try:
             process.touch(pages[done : done + step], write)
             done += step
+            step = max(process.room, 2 * step)
         except (OutOfFrames, GroupFull):
             if step == 1:
                 if done:
                     break
                 raise
-            step = step // 4
+            step = max(step // 4, 1)
     return min(done, pages.size)

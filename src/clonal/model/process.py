@@ -10,7 +10,15 @@ import numpy.typing as npt
 from clonal.model import collapse, faults
 from clonal.model.cgroup import Group
 from clonal.model.commit import accountable
-from clonal.model.errors import BadFlags, BadRange, CommitRefused, NoSuchProcess, WouldBlock
+from clonal.model.errors import (
+    BadFlags,
+    BadRange,
+    CommitRefused,
+    GroupFull,
+    NoSuchProcess,
+    OutOfFrames,
+    WouldBlock,
+)
 from clonal.model.faults import Faults
 from clonal.model.files import File
 from clonal.model.flags import PAGE, Advice, Clone, Kind, Map, Prot
@@ -22,6 +30,7 @@ from clonal.model.pin import Pin, frames_of
 from clonal.model.placement import Placed
 from clonal.model.sets import ascending
 from clonal.model.space import AddressSpace, page_range
+from clonal.model.undo import undone_if_full
 from clonal.model.vma import Vma
 
 if TYPE_CHECKING:
@@ -94,7 +103,11 @@ class Process(Placed):
 
         first = self.space.mmap(end - start, prot, flags, file, offset // PAGE, wanted, account)
         if flags & Map.POPULATE:
-            self._populate(first, first + end - start, bool(prot & Prot.WRITE))
+            try:
+                self._populate(first, first + end - start, bool(prot & Prot.WRITE))
+            except (OutOfFrames, GroupFull):
+                self.space.munmap(first, first + end - start)
+                raise
         return first * PAGE
 
     def munmap(self, address: int, length: int) -> None:
@@ -108,6 +121,7 @@ class Process(Placed):
         to, to_end = page_range(at, new)
         vma = self.space.find(start)
         self._commit(to_end - to if vma is not None and vma.accounted else 0)
+        self._run()
         moved = self.space.mremap(start, end - start, to_end - to, to)
         if moved.locked and moved.prot and new > old:
             write = bool(moved.prot & Prot.WRITE and not moved.shared)
@@ -148,6 +162,7 @@ class Process(Placed):
 
     def _collapse(self, start: int, end: int) -> Faults:
         """Huge pages where there are small ones, in each mapping; a hole is told at the end."""
+        self._run()
         made = Faults()
         for vma in self.space.between(start, end):
             first, last = max(vma.start, start), min(vma.end, end)
@@ -234,12 +249,17 @@ class Process(Placed):
         return self.machine.frames.room
 
     def _touch(self, pages: npt.NDArray[np.int64], write: bool) -> Faults:
-        made = Faults()
+        before, made = self.faults, Faults()
         self._run()
-        for vma, index in self.space.check_access(pages, write):
-            here = faults.touch(self.space, vma, index, write, self.machine.config)
-            self.faults += here
-            made += here
+        with undone_if_full(self.space, pages):
+            try:
+                for vma, index in self.space.check_access(pages, write):
+                    here = faults.touch(self.space, vma, index, write, self.machine.config)
+                    self.faults += here
+                    made += here
+            except (OutOfFrames, GroupFull):
+                self.faults = before
+                raise
         return made
 
     # ---- life ----

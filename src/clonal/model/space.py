@@ -40,7 +40,7 @@ class AddressSpace:
     def __init__(self, frames: Frames, config: Config) -> None:
         self.frames, self.config = frames, config
         self.vmas: list[Vma] = []
-        self.tables = Tables()
+        self.tables = Tables(frames.tables)
         self.heap = self.brk = HEAP  # where the heap that brk moves begins and ends
         self.users = 1  # processes: more than one after vfork
         self.splits = 0  # entries of huge pages that became 512 each (/proc/vmstat: thp_split_pmd)
@@ -173,12 +173,13 @@ class AddressSpace:
     def mremap(self, start: int, old: int, new: int, to: int) -> Vma:
         """Moves pages [start, start + old) to page `to`, where they become `new`; what is kept of them must
         be of one mapping; the entries move with them (mm/mremap.c check_prep_vma, mremap_to,
-        move_page_tables, 6.18). Raises BadRange."""
+        move_page_tables, 6.18). Raises BadRange, OutOfFrames, GroupFull."""
         vma = self.find(start)
         if vma is None or vma.end < start + min(old, new):
             raise BadRange(start * PAGE, (start + old) * PAGE, "is not one mapping")
         if taken := self.between(to, to + new):
             raise BadRange(to * PAGE, (to + new) * PAGE, f"overlaps {taken[0].start * PAGE:#x}")
+        self._room_for_tables(start, min(old, new), to)
         if new < old:
             self.munmap(start + new, start + old)
             old = new
@@ -191,6 +192,24 @@ class AddressSpace:
         self.vmas.insert(bisect_right(self.vmas, to, key=lambda each: each.start), moved)
         self.munmap(start, start + old)
         return moved
+
+    def _room_for_tables(self, start: int, pages: int, to: int) -> None:
+        """Whether there are frames for those that a move needs at its end; huge pages take theirs along."""
+        after = self.tables.copy()
+        after.move(start, pages, to)
+        more = after.pages - self.tables.pages
+        if not (to - start) % HUGE:
+            more -= len(huge.blocks_in(self.tables, start, start + pages))
+        if more > 0:
+            self.frames.admit(more)
+
+    def reach(self, pages: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+        """Makes the page tables for the entries of `pages`, which are in order. Raises OutOfFrames,
+        GroupFull."""
+        before = self.tables.pages
+        self.tables.reach(pages)
+        if made := self.tables.pages - before:
+            self.frames.admit(made, taken=made)
 
     def _tidy(self, start: int, end: int) -> None:
         """Joins what is alike again around a range whose mappings changed."""
@@ -254,7 +273,7 @@ class AddressSpace:
         for vma in self.vmas:
             self.zap(vma, vma.start, vma.end)
         self.vmas.clear()
-        self.tables = Tables()
+        self.tables.become(Tables())
 
     def check_access(
         self, pages: np.ndarray[tuple[int], np.dtype[np.int64]], write: bool

@@ -1,7 +1,7 @@
 """One scenario, two machines: steps that run on the model and on the real kernel, compared after each."""
 
 from clonal.scenario.compare import Mismatch, Tally, compare
-from clonal.scenario.errors import NotModelled, PuppetLost, ScenarioError
+from clonal.scenario.errors import NotModelled, PuppetLost, ScenarioError, UnlikeMachines
 from clonal.scenario.kernel import KernelRunner
 from clonal.scenario.model import ModelRunner
 from clonal.scenario.observation import Observation, Outcome, ProcessView, RegionView, Rss, Shown
@@ -30,4 +30,5 @@ __all__ = [
     "ScenarioError",
     "PuppetLost",
     "NotModelled",
+    "UnlikeMachines",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clonal.scenario.errors import UnlikeMachines
 from clonal.scenario.observation import Observation, ProcessView, RegionView, Shown
 from clonal.scenario.pages import Pages
 from clonal.scenario.runner import HUGE, Runner
@@ -75,7 +76,9 @@ class Tally:
 
 def compare(scenario: Scenario, model: Runner, kernel: Runner, tally: Tally | None = None) -> list[Mismatch]:
     """Where the machines differ, at the first step that they do; none if one play of the scenario
-    found none."""
+    found none. Raises UnlikeMachines if they promise memory by different rules."""
+    if model.overcommit != kernel.overcommit:
+        raise UnlikeMachines("vm.overcommit_memory", model.overcommit, kernel.overcommit)
     tally = tally if tally is not None else Tally()
     tally.scenarios += 1
     seen: Counter[tuple[int, str, str]] = Counter()

@@ -19,6 +19,18 @@ class NotModelled(Error):
         super().__init__(f"the model does not have {what}; run this scenario on the kernel alone", what=what)
 
 
+class UnlikeMachines(Error):
+    """A model and a kernel that cannot agree: one `setting` differs."""
+
+    def __init__(self, setting: str, model: object, kernel: object) -> None:
+        super().__init__(
+            f"{setting} is {model} in the model and {kernel} here; give the model a Config with {kernel}",
+            setting=setting,
+            model=model,
+            kernel=kernel,
+        )
+
+
 class PuppetLost(Error):
     """A puppet ended or fell silent; its runner is of no more use."""
 

@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 
+from clonal.kernel import memory
 from clonal.scenario.backing import Backing
 from clonal.scenario.lens import Lens, committed_pages
 from clonal.scenario.observation import Observation, Outcome
@@ -81,6 +82,10 @@ class KernelRunner(Runner):
         finally:
             puppet.kill()
             self._stage.reap()
+
+    @property
+    def overcommit(self) -> int:
+        return memory.overcommit_mode()
 
     @property
     def frames_shown(self) -> bool:

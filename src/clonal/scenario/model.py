@@ -16,6 +16,7 @@ from clonal.model import (
     Config,
     Faults,
     File,
+    GroupFull,
     Kind,
     Machine,
     Map,
@@ -68,6 +69,10 @@ class ModelRunner(Runner):
         self._processes: dict[str, Process] = {}
         self._mms: dict[str, str] = {}  # who first had the address space that a process has
         self._files: dict[tuple[str, str], File] = {}
+
+    @property
+    def overcommit(self) -> int:
+        return self.machine.config.overcommit
 
     def process(self, who: str) -> Process:
         """A process of the scenario."""
@@ -144,7 +149,7 @@ class ModelRunner(Runner):
             act()
         except Segfault:
             result = "SIGSEGV"
-        except (BadRange, CommitRefused, OutOfFrames):
+        except (BadRange, CommitRefused, OutOfFrames, GroupFull):
             result = "ENOMEM"
         except BadFlags:
             result = "EINVAL"
@@ -155,7 +160,7 @@ class ModelRunner(Runner):
     def _fork(self, who: str, child: str) -> Outcome:
         try:
             self._processes[child] = self._processes[who].fork()
-        except (CommitRefused, OutOfFrames):
+        except (CommitRefused, OutOfFrames, GroupFull):
             return Outcome("ENOMEM")
         self._mms[child] = child
         return Outcome()

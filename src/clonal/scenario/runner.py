@@ -214,6 +214,11 @@ class Runner(ABC):
 
     # What a machine does.
 
+    @property
+    @abstractmethod
+    def overcommit(self) -> int:
+        """Its vm.overcommit_memory."""
+
     @abstractmethod
     def _spawn(self, who: str) -> None:
         """A process with nothing mapped."""
