@@ -21,8 +21,8 @@ from targets import TARGETS, Figure, number
 
 from clonal.bench.driver import SubjectDied
 from clonal.bench.floor import Unavailable
-from clonal.bench.machine import busy, machine, sentence
 from clonal.cli.bench import progress_line
+from clonal.kernel.machine import busy, machine, sentence
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

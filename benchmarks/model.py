@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from clonal.bench.machine import machine, sentence
+from clonal.kernel.machine import machine, sentence
 from clonal.model import PAGE, Config, Faults, Machine, Map, Prot
 
 HEAP, CODE = 500 << 20, 200 << 20

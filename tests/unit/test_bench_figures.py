@@ -12,10 +12,9 @@ from clonal.bench.clock import Slot, spans
 from clonal.bench.results import Results, Row, instability
 from clonal.bench.run import batches
 from clonal.bench.statistics import Measure, crossing, slope
-from clonal.bench.words import parse_size
 from clonal.errors import Error
 from clonal.report import html
-from clonal.report.words import duration, size
+from clonal.report.words import duration, parse_size, size
 from tests.support import ROOT
 
 
@@ -71,13 +70,13 @@ def test_forks_are_counted_by_the_program_that_made_them() -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [("64M", 64 << 20), ("1.5g", 3 << 29), ("512 MiB", 512 << 20)])
 def test_sizes_are_read_as_people_write_them(text: str, expected: int) -> None:
-    assert parse_size(text) == expected
+    assert parse_size(text, "--sizes") == expected
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1M", "1T", "two"])
+@pytest.mark.parametrize("text", ["", "M", "-1M", "1P", "two"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(Error, match="is no size"):
-        parse_size(text)
+        parse_size(text, "--sizes")
 
 
 def test_quantities_have_three_digits() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clonal.bench import show
-from clonal.bench.machine import sentence
 from clonal.bench.results import Results
+from clonal.kernel.machine import sentence
 from clonal.report import html
 from clonal.report.plot import Bar, Line, Plot, Point
 from clonal.report.words import size

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-from importlib import resources
 from pathlib import Path
 
 from clonal.errors import Error
+from clonal.kernel.compiler import NoProgram, build
 
 
 class Unavailable(Error):
@@ -17,21 +16,10 @@ class Unavailable(Error):
 
 def compile_floor(folder: Path) -> Path:
     """The program's path; Unavailable without a working C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise Unavailable("no C compiler (cc, gcc or clang) to build the minimal C program with")
-    source, program = folder / "floor.c", folder / "floor"
-    source.write_text(resources.files("clonal.bench").joinpath("floor.c").read_text("utf-8"), "utf-8")
-    done = subprocess.run(
-        [compiler, "-O2", "-o", str(program), str(source)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Unavailable(f"{compiler} could not build the minimal C program: {reason}")
-    return program
+    try:
+        return build("clonal.bench", "floor", folder)
+    except NoProgram as error:
+        raise Unavailable(error.message) from None
 
 
 class Floor:

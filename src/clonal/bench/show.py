@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from clonal.bench import words
-from clonal.bench.machine import sentence
 from clonal.bench.results import MEASURES, TABLE, Results, Storm
 from clonal.bench.storm import MITIGATIONS
 from clonal.bench.strategies import STRATEGIES
+from clonal.kernel.machine import sentence
 from clonal.report.words import duration
 from clonal.report.words import size as size_words
 

@@ -1,22 +1,9 @@
-"""The benchmark's figures in words, and sizes read from words."""
+"""The benchmark's figures in words."""
 
 from __future__ import annotations
 
-import re
-
 from clonal.bench.results import MEASURES, Row
-from clonal.errors import Error
 from clonal.report.words import duration, size, three
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as 64M or 1.5G."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise Error(f"--sizes: {text!r} is no size; write sizes as 64M,512M,2G")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def quantity(value: float, unit: str) -> str:

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clonal.bench import draw, machine, show
+from clonal.bench import draw, show
 from clonal.bench.results import Results
 from clonal.bench.run import Progress, Settings, run
 from clonal.bench.strategies import ARTICLE, FLOOR, STRATEGIES
-from clonal.bench.words import parse_size
 from clonal.cli.main import Parser, UserMistake
+from clonal.kernel import machine
 from clonal.report import plot
+from clonal.report.words import parse_size
 
 
 def parser() -> Parser:
@@ -39,7 +40,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
-    if reason := machine.supported():
+    if reason := machine.supported("bench"):
         raise UserMistake(reason)
     if arguments.strategies == "list":
         return list_strategies()
@@ -65,7 +66,7 @@ def report(results: Results, arguments: argparse.Namespace) -> None:
 def settings_of(arguments: argparse.Namespace) -> Settings:
     settings = Settings()
     if arguments.sizes is not None:
-        sizes = {parse_size(size) for size in arguments.sizes.split(",")}
+        sizes = {parse_size(size, "--sizes") for size in arguments.sizes.split(",")}
         settings = replace(settings, sizes=tuple(sorted(sizes)))
     if arguments.strategies is not None:
         settings = replace(settings, strategies=tuple(arguments.strategies.split(",")))

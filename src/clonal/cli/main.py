@@ -21,6 +21,7 @@ import clonal
 VERBS = {
     "run": "run a script in N fresh clones of a warm template",
     "explain": "what the kernel does with memory, step by step: the model and this kernel",
+    "plan": "how many clones fit; latency, memory, storms, OOM",
     "bench": "every way of starting a Python process, timed side by side",
 }
 EXTRA = "cli"

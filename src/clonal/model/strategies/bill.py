@@ -25,6 +25,8 @@ class Bill(NamedTuple):
     child: Work
     frames: int  # more than before the fork
     tables: int  # pages of page tables more than before the fork
+    resident: int = 0  # pages that the child maps in the end (RSS)
+    huge: int = 0  # huge pages among them
 
 
 def bill(
@@ -49,10 +51,11 @@ def bill(
     late = strategy.touch(child, child_reads, write=False) + strategy.touch(child, child_writes)
     frames = machine.frames.used - frames
     tables = _tables([parent] if borrowed else [parent, child]) - tables - strategy.saved()
+    resident, huge = sum(child.rss), len(child.space.tables.huge)
     if borrowed:
         child.exit()
         early = strategy.touch(parent, parent_writes)
-    return Bill(prepared, born.caller, born.before, early, late, frames, tables)
+    return Bill(prepared, born.caller, born.before, early, late, frames, tables, resident, huge)
 
 
 def _tables(processes: list[Process]) -> int:

@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from clonal.bench.observe import meminfo
+from clonal.kernel.memory import meminfo
 
 
 def _read(path: str) -> str | None:
@@ -63,6 +63,6 @@ def busy() -> str | None:
     return None
 
 
-def supported() -> str | None:
-    """Why this machine cannot run the benchmark at all; None if it can."""
-    return None if sys.platform == "linux" else f"clonal bench needs Linux, this is {sys.platform}"
+def supported(verb: str) -> str | None:
+    """Why this machine cannot run a verb at all; None if it can."""
+    return None if sys.platform == "linux" else f"clonal {verb} needs Linux, this is {sys.platform}"

@@ -1,0 +1,1 @@
+"""Capacity planning: what a fleet of clones will cost, before it is deployed."""

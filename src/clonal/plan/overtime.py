@@ -1,0 +1,86 @@
+"""Memory over time: clones start, write, end and are replaced, some random fleets of them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from clonal.plan.question import Fleet
+
+Values = npt.NDArray[np.float64]
+POINTS = 60
+FLEETS = 12  # random ones, where lifetimes make them differ
+MOST = 4_000_000  # births of all of them
+LIVES = 2.0  # how many mean lifetimes are looked at after all clones have started
+
+
+class OverTime(NamedTuple):
+    """Bytes at each moment, in seconds: of the middle fleet and of the worst. `p50` and `worst` are over the
+    time after all clones have started. `full`: the first moment above the limit, of the middle fleet, and
+    `alive` the clones alive then; None if it is never reached. `over`: the share of fleets that reach it."""
+
+    seconds: list[float]
+    middle: list[float]
+    highest: list[float]
+    p50: float
+    worst: float
+    full: float | None
+    alive: int | None
+    over: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Bytes and seconds."""
+        return {
+            "p50": self.p50,
+            "worst": self.worst,
+            "seconds": self.seconds,
+            "middle": self.middle,
+            "highest": self.highest,
+        }
+
+
+def over_time(
+    fleet: Fleet, base: float, overhead: float, private: float, start: float, write: float, room: float
+) -> OverTime:
+    """`base`: bytes before the first clone, `overhead` and `private`: of each; `start`: seconds between two
+    clones; `write`: seconds in which a clone writes all it will; `room`: bytes there are."""
+    births = _births(fleet, start)
+    begun = fleet.clones * start
+    horizon = begun + (LIVES * fleet.lifetime if fleet.lifetime else max(write, start)) + 1e-6
+    times = np.linspace(0.0, horizon, POINTS)
+    used = np.array([base + _at(births, t, write, overhead, private) for t in times])
+    settled = used[times >= begun * 0.999]
+    middle, highest = np.median(used, axis=1), used.max(axis=1)
+    above = np.flatnonzero(middle > room) if (middle > room).any() else np.flatnonzero(highest > room)
+    full = float(times[above[0]]) if above.size else None
+    alive = None if full is None else int((births[..., 0] <= full).sum(axis=1).mean())
+    over = float((used > room).any(axis=0).mean())
+    return OverTime(
+        times.tolist(), middle.tolist(), highest.tolist(), float(np.median(settled)), float(highest.max()),
+        full, alive, over,
+    )  # fmt: skip
+
+
+def _births(fleet: Fleet, start: float) -> Values:
+    """[fleet, place, life]: when each clone in each place is born; random lifetimes, seeded."""
+    first: Values = np.arange(fleet.clones, dtype=np.float64) * start
+    if fleet.lifetime is None:
+        return first[None, :, None]
+    lives = int(LIVES * 3) + 6 + int(fleet.clones * start / fleet.lifetime)
+    fleets = max(1, min(FLEETS, MOST // (fleet.clones * lives)))
+    random = np.random.default_rng(1)
+    lengths = random.exponential(fleet.lifetime, (fleets, fleet.clones, lives))
+    lengths[..., 0] = 0.0
+    return np.asarray(first[None, :, None] + np.cumsum(lengths, axis=2), np.float64)
+
+
+def _at(births: Values, time: float, write: float, overhead: float, private: float) -> Values:
+    """Bytes that the clones of each fleet take at a moment."""
+    born = np.where(births <= time, births, -np.inf).max(axis=2)
+    age = time - born
+    alive = np.isfinite(age)
+    done = np.minimum(1.0, np.divide(age, write, where=alive, out=np.ones_like(age))) if write else 1.0
+    held = np.where(alive, overhead + private * done, 0.0).sum(axis=1)
+    return np.asarray(held, np.float64)

@@ -1,0 +1,148 @@
+"""Every way of cloning, priced with the same costs: what it takes of the caller, of the clone and of memory.
+
+How much work each is, is counted on the page-exact model (clonal.model.strategies). `cow` and `vfork` are
+what Linux does; `image` is what Clonal does on Linux; the others are models of what was built elsewhere, or
+was thought of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clonal.model import PAGE, Process
+from clonal.model.strategies import STRATEGIES, Bill, Work, bill
+from clonal.plan.costs import Costs
+from clonal.plan.question import Fleet
+from clonal.plan.server import TABLE_SPAN, Server
+from clonal.plan.stage import Draw, Touched, build
+
+PROCESS = 40 << 10  # kernel stack, task_struct, mm, files, signals, top page tables
+VMA, ANON_VMA = 256, 160  # struct vm_area_struct with its part of the tree; anon_vma and its links
+HOT = Work(copied_vmas=40, entries=600, tables=60)  # what a template has private again when it has settled
+WORDS = {
+    "eager": "copies all memory at once, as before copy-on-write",
+    "cow": "os.fork on Linux: page tables at fork, pages when written",
+    "vfork": "borrows the caller's memory: for children that exec",
+    "shared_tables": "page tables shared until written (On-demand-fork; a model)",
+    "async_copy": "the child copies the page tables (Async-fork; a model)",
+    "image": "a frozen image (Clonal): nothing to copy at fork",
+    "hardware": "pages copied without a trap (no such machine; a model)",
+}
+UNTRAPPED = ("eager", "hardware")  # copies that no fault asked for
+
+
+@dataclass(frozen=True)
+class Way:
+    """One strategy for one clone: times in nanoseconds, memory in bytes."""
+
+    name: str
+    stall: float  # of the caller, in the call
+    ready: float  # from the call until the clone can run
+    touch: float  # the clone's faults, alone on the machine: it writes and reads what it will
+    end: float  # of a clone, from its exit until it was reaped
+    private: int  # pages that it added, once it has touched all it will
+    overhead: int  # page tables and the kernel's own structures
+    commit: int  # what each clone commits where the kernel counts
+    copied: int  # bytes copied for it, at the call or later
+    resident: int  # pages that count against it when memory runs out (RSS)
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return WORDS[self.name]
+
+    @property
+    def memory(self) -> int:
+        """What one more clone takes."""
+        return self.private + self.overhead
+
+
+def ways(server: Server, fleet: Fleet, costs: Costs) -> dict[str, Way]:
+    """All of them, by name."""
+    return {name: way(name, server, fleet, costs) for name in STRATEGIES}
+
+
+def way(name: str, server: Server, fleet: Fleet, costs: Costs) -> Way:
+    """One of them: a clone is made on the model, touches its pages, and its work is priced."""
+    touched = Draw(server, fleet).touched()
+    counted = as_measured(_bill(name, server, fleet, touched), server)
+    copy = costs.copy_page if name in UNTRAPPED else costs.copy_file if name == "image" else costs.copy
+    if (
+        name == "eager"
+    ):  # a plain copy of everything copies code too, which the model leaves shared as Unix did
+        counted = counted._replace(
+            caller=counted.caller + Work(copied=server.code_pages), frames=counted.frames + server.code_pages
+        )
+    if name == "async_copy":  # what the child did before it ran is in both
+        done = counted.before
+        child = counted.child
+        child = child._replace(entries=child.entries - done.entries, tables=child.tables - done.tables)
+        counted = counted._replace(child=child)
+    if name == "image":
+        counted = _of_an_image(counted, server, touched)
+    trapped = name != "hardware"
+    stall = costs.vfork if name == "vfork" else costs.fork_base + costs.price(counted.caller, copy)
+    before = costs.price(counted.before, copy)
+    touch = costs.price(counted.child, copy, trapped)
+    return Way(
+        name,
+        stall,
+        stall + before,
+        touch,
+        exit_time(counted, costs),
+        counted.frames * PAGE,
+        _overhead(name, server, counted),
+        0 if name == "vfork" else server.committed,
+        (counted.caller.copied + counted.child.copied) * PAGE,
+        counted.resident,
+    )
+
+
+def _bill(name: str, server: Server, fleet: Fleet, touched: Touched) -> Bill:
+    def made() -> Process:
+        return build(server, 1, 1.0)
+
+    if name == "vfork":
+        return bill(STRATEGIES[name](), made)._replace(resident=0, huge=0)
+    return bill(STRATEGIES[name](), made, child_reads=touched.read, child_writes=touched.written)
+
+
+def _of_an_image(counted: Bill, server: Server, touched: Touched) -> Bill:
+    """A real template has some private pages again, and an image in huge pages is mapped 2 MiB at a time by
+    what is read."""
+    hot = HOT if not server.image else Work()
+    child = counted.child
+    if server.huge_image:
+        mapped = child.faults - child.copied - child.zeroed - child.reused
+        ranges = len(np.unique(touched.read // TABLE_SPAN))
+        child = child._replace(faults=child.faults - mapped + min(mapped, ranges))
+        split = len(np.unique(touched.written // TABLE_SPAN)) * TABLE_SPAN  # the others stay huge, or go
+        counted = counted._replace(huge=max(0, counted.resident - counted.frames - split) // TABLE_SPAN)
+    return counted._replace(caller=counted.caller + hot, child=child, tables=counted.tables + hot.tables)
+
+
+def as_measured(counted: Bill, server: Server) -> Bill:
+    """A real heap lies scattered over more page tables than the model's, where they were counted."""
+    if server.tables is None or not counted.caller.tables:
+        return counted
+    factor = server.tables / counted.caller.tables
+    caller = counted.caller._replace(tables=server.tables)
+    return counted._replace(caller=caller, tables=round(counted.tables * factor))
+
+
+def exit_time(counted: Bill, costs: Costs) -> float:
+    """From the exit of a child until it was reaped, by what it has to unmap and free."""
+    shared = max(0, counted.resident - counted.frames - counted.huge * TABLE_SPAN)
+    mapped = shared * costs.exit_pte + max(0, counted.tables) * costs.exit_table
+    freed = counted.frames * costs.exit_page
+    vmas = counted.caller.vmas * costs.exit_vma
+    return costs.exit_base + vmas + mapped + freed
+
+
+def _overhead(name: str, server: Server, counted: Bill) -> int:
+    """Bytes of page tables and of the kernel's structures for one clone."""
+    if name == "vfork":
+        return PROCESS
+    return PROCESS + server.vmas * VMA + server.anon_vmas * ANON_VMA + max(0, counted.tables) * PAGE
