@@ -10,7 +10,6 @@ import pytest
 
 from clonal.explain import TOPICS, Moment, Story, UnknownTopic, tell, text, topic
 from clonal.explain.picture import Painter
-from clonal.explain.placing import INTERLEAVE, place
 from clonal.scenario import ModelRunner, parse
 
 MODELLED = [name for name in TOPICS if name != "thp"]
@@ -143,9 +142,11 @@ def test_a_copy_lies_on_the_writer_s_node_and_a_reuse_moves_nothing() -> None:
     assert [block.node for block in side.picture.blocks] == [0, 0, 0, 0, 1, 1, 0, 1]
 
 
-def test_interleaving_goes_by_the_place_in_the_mapping() -> None:
-    assert [place(INTERLEAVE, 0, page) for page in range(4)] == [0, 1, 0, 1]
-    assert [place("", 1, page) for page in range(4)] == [1, 1, 1, 1]
+def test_where_a_process_runs_is_told_in_its_lines_as_the_model_has_it() -> None:
+    for each in TOPICS["numa"].steps:
+        told = dict(re.findall(r"^# (\w+) (?:runs on|moves to) node (\d)", each.lines, re.MULTILINE))
+        assert {who: str(node) for who, node in each.nodes.items()} == told
+        assert set(each.policies) == set(re.findall(r"^# (\w+): set_mempolicy", each.lines, re.MULTILINE))
 
 
 def test_frames_keep_their_numbers_and_freed_ones_are_not_given_out_again() -> None:

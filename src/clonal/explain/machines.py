@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clonal.explain.picture import Marks, Painter, Picture
-from clonal.explain.placing import Placing
+from clonal.explain.topic import Tell
 from clonal.model import Faults, Process, Prot, oom
-from clonal.scenario import KernelRunner, ModelRunner, Observation, Runner, Step
+from clonal.model.numa import Mode
+from clonal.scenario import KernelRunner, ModelRunner, Observation, Runner, Shown, Step
 from clonal.scenario.runner import PAGE
 
 
@@ -83,9 +84,11 @@ class Machine:
 class Model(Machine):
     """The page-exact model."""
 
-    def __init__(self, runner: ModelRunner, placing: Placing | None, points: bool) -> None:
+    def __init__(self, runner: ModelRunner, points: bool) -> None:
         super().__init__(runner)
-        self.runner, self.placing, self.points = runner, placing, points
+        self.runner, self.points = runner, points
+        self._homes: dict[str, int] = {}  # nodes that processes are still to be moved to
+        self._policies: dict[str, Mode] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -93,18 +96,29 @@ class Model(Machine):
         self._faults = self.runner.faults
         self._entries: int | None = None
 
+    def place(self, told: Tell) -> None:
+        """Where processes run and what policy they have from now on, or from their birth."""
+        self._homes.update(told.nodes)
+        self._policies.update({who: Mode[name.upper()] for who, name in told.policies.items()})
+        self._settle()
+
+    def _settle(self) -> None:
+        config = self.runner.machine.config
+        for who in self._homes.keys() & self.runner.regions.keys():
+            self.runner.process(who).cpu = self._homes.pop(who) * config.cpus_per_node
+        for who in self._policies.keys() & self.runner.regions.keys():
+            self.runner.process(who).set_mempolicy(self._policies.pop(who), tuple(range(config.nodes)))
+
     def take(self, step: Step) -> Observation:
         seen = super().take(step)
+        self._settle()
         if step.op == "fork" and seen.outcome.result == "ok":
             self._entries = (self._entries or 0) + self.runner.process(step.process).fork_work.entries
-        if self.placing is not None:
-            self.placing.follow(seen, self.runner.regions)
         return seen
 
     def side(self) -> Side:
         self._seen = self.runner.look()
-        nodes = self.placing.nodes if self.placing is not None else None
-        picture = self._painter.paint(self._seen, self._marks(), self._lent(), nodes)
+        picture = self._painter.paint(self._seen, self._marks(), self._lent(), self._nodes())
         made = Faults(*(now - then for now, then in zip(self.runner.faults, self._faults, strict=True)))
         work = {
             "copied": made.copied or None,
@@ -114,6 +128,15 @@ class Model(Machine):
             "entries copied by fork": self._entries,
         }
         return self._side(picture, work | (self._points() if self.points else {}))
+
+    def _nodes(self) -> dict[int, int]:
+        """The node of each frame, of a machine that has several."""
+        if self.runner.machine.config.nodes == 1:
+            return {}
+        views = [region for view in self._seen.processes.values() for region in view.regions.values()]
+        frames = np.concatenate([view.frame[view.kind == Shown.ANON] for view in views])
+        nodes = self.runner.machine.frames.banks.node_of(frames)
+        return dict(zip(frames.tolist(), nodes.tolist(), strict=True))
 
     def _points(self) -> dict[str, int | None]:
         return {f"points of {who}": oom.points_of(self.runner.process(who)) for who in self.runner.regions}

@@ -30,17 +30,37 @@ def oom_scores(kernel: KernelRunner) -> str:
     return f"/proc/PID/oom_score here: {shown} (666, and ⅔ for each {thousandth:,} pages)"
 
 
+def nodes(_kernel: KernelRunner) -> str:
+    """What this machine can show of nodes."""
+    try:
+        online = memory.slurp("/sys/devices/system/node/online").decode().strip()
+    except OSError:
+        why = "this kernel knows of no nodes"
+    else:
+        only = f"this machine has nodes {online}, but the puppets stay on one CPU"
+        why = "this machine has only one" if online == "0" else only
+    return f"not compared: on which node a frame lies, since {why}; all else is"
+
+
 def numa_maps(kernel: KernelRunner) -> str:
     """On which nodes the first region of each process lies."""
     found = []
     for who, pid in _living(kernel):
         for region in kernel.regions[who].values():
             prefix = b"%x " % region.address
-            for line in memory.slurp(f"/proc/{pid}/numa_maps").splitlines():
+            for line in _numa_maps(pid):
                 if line.startswith(prefix):
                     nodes = [word.decode() for word in line.split() if word[:1] == b"N" and b"=" in word]
                     found.append(f"{who} {' '.join(nodes) or 'nothing'}")
-    return f"/proc/PID/numa_maps here: {', '.join(found)}"
+    return f"/proc/PID/numa_maps here: {', '.join(found) or 'there is none'}"
+
+
+def _numa_maps(pid: int) -> list[bytes]:
+    """Its lines; none where the kernel has no such file (CONFIG_NUMA)."""
+    try:
+        return memory.slurp(f"/proc/{pid}/numa_maps").splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def commit_mode(_kernel: KernelRunner) -> str:
@@ -122,6 +142,7 @@ def refcount(_kernel: KernelRunner) -> str:
 
 PROBES: dict[str, Callable[[KernelRunner], str]] = {
     "oom_scores": oom_scores,
+    "nodes": nodes,
     "numa_maps": numa_maps,
     "commit_mode": commit_mode,
     "commit_one": commit_one,

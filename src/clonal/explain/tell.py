@@ -10,7 +10,6 @@ from typing import Any
 
 from clonal.explain.acts import ACTS
 from clonal.explain.machines import Kernel, Model, Side
-from clonal.explain.placing import Placing
 from clonal.explain.probes import PROBES
 from clonal.explain.topic import Tell, Topic
 from clonal.model import Config
@@ -99,8 +98,7 @@ class _Telling:
 
     def __init__(self, topic: Topic, kernel: KernelRunner | None, without_kernel: str) -> None:
         self._topic, self._runner, self._without_kernel = topic, kernel, without_kernel
-        placing = Placing() if topic.numa else None
-        self._model: Model | None = Model(ModelRunner(Config(**topic.config)), placing, topic.points)
+        self._model: Model | None = Model(ModelRunner(Config(**topic.config)), topic.points)
         self._kernel = Kernel(kernel) if kernel is not None else None
         self._without_model = ""
         self._steps = iter(parse(topic.text))
@@ -120,7 +118,7 @@ class _Telling:
         for machine in (self._model, self._kernel):
             if machine is not None:
                 machine.begin()
-        for step in islice(self._steps, len(told.lines.splitlines())):
+        for step in islice(self._steps, told.count):
             differences += self._take(step)
         if told.probe and self._runner is not None:
             notes.append(PROBES[told.probe](self._runner))
@@ -134,9 +132,7 @@ class _Telling:
             notes.append(f"from here on the model alone: {told.apart}")
             self._kernel = None
         if self._model is not None:
-            if self._model.placing is not None:
-                self._model.placing.homes.update(told.nodes)
-                self._model.placing.policies.update(told.policies)
+            self._model.place(told)
             if told.act:
                 notes.append(ACTS[told.act](self._model.runner))
         return notes

@@ -22,12 +22,12 @@ class UnknownTopic(Error):
 
 @dataclass(frozen=True)
 class Tell:
-    """Lines of a scenario that are one step of the story.
+    """Lines of a scenario that are one step of the story; those with `#` tell what is no step of a scenario.
 
     `where`: the kernel functions that do it. `act`: something that only the model does after the lines, a
     key of acts.ACTS. `probe`: what else to look at on the running kernel, a key of probes.PROBES.
     `apart`: why the running kernel does not take this step and those after it. `nodes`: where processes run
-    from this step on, and `policies` their memory policies.
+    from this step on, and `policies` the memory policies that they set, for all nodes.
     """
 
     lines: str
@@ -39,6 +39,11 @@ class Tell:
     nodes: Mapping[str, int] = field(default_factory=dict)
     policies: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def count(self) -> int:
+        """How many steps of a scenario it has."""
+        return sum(not line.startswith("#") for line in self.lines.splitlines())
+
 
 @dataclass(frozen=True)
 class Topic:
@@ -49,7 +54,6 @@ class Topic:
     steps: tuple[Tell, ...]
     lesson: str
     config: Mapping[str, Any] = field(default_factory=dict)
-    numa: bool = False  # shows on which nodes frames lie
     points: bool = False  # shows what the OOM killer goes by
 
     @property

@@ -147,43 +147,41 @@ NUMA = Topic(
     "on which node a copy lies: where the writer runs, or where its policy says",
     (
         Tell(
-            "parent: map heap anon 4\nparent: write heap 0-3",
-            "mm/mempolicy.c alloc_pages_mpol, policy_nodemask",
-            "The model's machine has two nodes; of this kernel all but the nodes is compared. The parent "
-            "runs on node 0 and has no policy: its frames come from the node of the CPU that takes the "
-            "fault.",
+            "# parent runs on node 0\nparent: map heap anon 4\nparent: write heap 0-3",
+            "mm/mempolicy.c get_task_policy, alloc_pages_mpol",
+            "The model's machine has two nodes. The parent has no memory policy, so each frame comes from the"
+            " node of the CPU that takes the fault.",
             nodes={"parent": 0},
-            probe="numa_maps",
+            probe="nodes",
         ),
         Tell(
-            "parent: fork child\nchild: read heap 0-3",
+            "parent: fork child\n# child moves to node 1\nchild: read heap 0-3",
             "mm/memory.c copy_present_ptes",
-            "The child runs on node 1. It reads the frames on node 0 across the interconnect; reading "
-            "moves nothing, and automatic balancing leaves shared copy-on-write pages alone.",
+            "Fork copies entries, and the child reads the parent's frames across the interconnect. Reading "
+            "moves nothing, and automatic NUMA balancing leaves shared copy-on-write pages where they are.",
             nodes={"child": 1},
         ),
         Tell(
             "child: write heap 0",
             "mm/memory.c wp_page_copy, mm/mempolicy.c vma_alloc_folio_noprof",
-            "The copy is the writer's: node 1.",
-            probe="numa_maps",
+            "Who writes takes the frame for the copy, and the writer runs on node 1: the copy is near to it.",
         ),
         Tell(
-            "parent: write heap 0",
+            "# parent moves to node 1\nparent: write heap 0",
             "mm/memory.c wp_page_reuse",
-            "Meanwhile the parent moved to node 1. It is the last sharer of the old frame, and a reuse "
-            "never moves a page: it stays on node 0.",
+            "The parent is the last with the old frame and reuses it. A reuse never moves a page: the frame "
+            "stays on node 0, far from where its owner runs now.",
             nodes={"parent": 1},
         ),
         Tell(
-            "child: write heap 1-3",
-            "mm/mempolicy.c interleave_nid",
-            "With set_mempolicy(MPOL_INTERLEAVE) the copies go by their place in the mapping, whoever "
-            "writes them and wherever it runs.",
+            "# child: set_mempolicy(MPOL_INTERLEAVE, nodes 0 and 1)\nchild: write heap 1-3",
+            "mm/mempolicy.c get_vma_policy, interleave_nid",
+            "A policy goes before the CPU. Interleaving goes by the page's place in the mapping, whoever "
+            "writes it and wherever that runs: so the copies alternate between the nodes.",
             policies={"child": "interleave"},
             probe="numa_maps",
         ),
     ),
-    "A pool of clones pulls its copies to where it runs; what it only reads stays where the template was.",
-    numa=True,
+    "A clone pulls its copies to where it runs; what it only reads stays where the template was.",
+    config={"nodes": 2},
 )
