@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,11 @@ import pytest
 
 from clonal.explain import TOPICS, tell
 from clonal.explain.picture import Picture
+from clonal.kernel import cgroup
 from clonal.scenario import KernelRunner
 from tests.support import IS_ROOT, run_script
+
+GROUPS = IS_ROOT and bool(cgroup.groups("memory"))  # whether small memory cgroups can be made
 
 CLONAL = [sys.executable, "-m", "clonal.cli.main", "explain"]
 
@@ -35,7 +39,7 @@ def test_the_kernel_shows_what_the_topic_says(name: str, kernel: KernelRunner) -
     assert not told.without_kernel
     apart = False
     for moment in told.moments:
-        apart = apart or bool(moment.tell.apart)
+        apart = apart or bool(moment.tell.apart) or (moment.tell.press and not GROUPS)
         assert moment.differences == ()
         assert (moment.kernel is None) == apart
         if moment.model and moment.kernel and kernel.frames_shown:
@@ -68,6 +72,35 @@ def test_without_privilege_all_but_the_frames_is_shown() -> None:
         assert not told.without_kernel, told.without_kernel
         assert not any(moment.differences for moment in told.moments)
         assert [cell.frames for cell in told.moments[0].kernel.picture.rows[0].cells] == ["a"] * 4
+        """,
+        user="nobody",
+    )
+
+
+@pytest.mark.skipif(not GROUPS, reason="no memory cgroup can be made here")
+def test_memory_is_run_out_in_a_group_that_is_gone_afterwards(kernel: KernelRunner) -> None:
+    above = Path(cgroup.groups("memory")[0].path)
+    before = set(above.glob("clonal-*"))
+    killed = tell(TOPICS["oom"], kernel).moments[3]
+    assert killed.kernel is not None
+    assert killed.kernel.counters["result"] == "writer killed"
+    written = [int(count) for count in re.findall(r"\d+(?= pages by|(?= on this))", killed.notes[0])]
+    assert len(written) == 2 and abs(written[0] - written[1]) <= 192
+    assert set(above.glob("clonal-*")) <= before
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="pytest itself runs without privilege: the tests above show it")
+def test_without_privilege_nothing_is_run_out_of_and_one_line_says_so() -> None:
+    run_script(
+        """
+        from clonal.explain import TOPICS, tell
+        from clonal.scenario import KernelRunner
+
+        with KernelRunner() as kernel:
+            told = tell(TOPICS["oom"], kernel)
+        assert [moment.kernel is None for moment in told.moments] == [False] * 3 + [True] * 2
+        assert told.moments[3].notes[0].startswith("from here on the model alone: memory is run out only in ")
+        assert sum("model alone" in note for moment in told.moments for note in moment.notes) == 1
         """,
         user="nobody",
     )

@@ -89,7 +89,7 @@ def test_what_the_model_does_not_have_is_said_and_told_in_words() -> None:
         ("private-file", "other: write later 2", "minor faults", 1),
         ("exec", "parent: write heap 0-3", "reused", 4),
         ("vfork", "child: write heap 0", "minor faults", 0),
-        ("vfork", "parent: vfork child", "charged pages", 4),
+        ("vfork", "parent: vfork child", "committed pages", 4),
         ("vfork", "parent: write heap 0-3", "minor faults", 0),
         ("shared-memory", "child: write pool 0", "copied", 0),
         ("image", "plain: fork child", "entries copied by fork", 512),
@@ -97,12 +97,12 @@ def test_what_the_model_does_not_have_is_said_and_told_in_words() -> None:
         ("image", "frozen: fork second", "entries copied by fork", 256),
         ("refcount", "worker: write objects 0-7", "copied", 8),
         ("refcount", "second: read objects 0-7", "minor faults", 0),
-        ("overcommit", "parent: map second anon 200000", "charged pages", 400_000),
+        ("overcommit", "parent: map second anon 200000", "committed pages", 400_000),
         ("overcommit", "parent: map third anon 300000", "result", "ENOMEM"),
-        ("overcommit", "parent: fork child", "charged pages", 800_000),
+        ("overcommit", "parent: fork child", "committed pages", 800_000),
         ("overcommit", "other: map one anon 1000", "result", "ENOMEM"),
         ("overcommit", "child: write first 0", "copied", 1),
-        ("oom", "writer: write more 2100-2999", "result", "out of frames"),
+        ("oom", "writer: write more 1700-2499", "result", "writer killed"),
         ("storm", "child4: write heap 0-5", "copied", 24),
         ("storm", "touched: write heap 0-5", "copied", 6),
         ("storm", "ready: write heap 0-5", "minor faults", 0),
@@ -128,12 +128,13 @@ def test_a_vforked_child_has_its_parent_s_tables() -> None:
 
 
 def test_the_killer_takes_the_process_with_most_points() -> None:
-    before = step("oom", "writer: write more 2100-2999").model
+    before = step("oom", "writer: write more 0-1699").model
     assert before is not None
     points = {name: count for name, count in before.counters.items() if name.startswith("points of")}
     assert max(points, key=lambda name: int(points[name])) == "points of writer"
-    killed = next(moment for moment in story("oom").moments if "killed: writer" in moment.notes)
+    killed = step("oom", "writer: write more 1700-2499")
     assert killed.model is not None and "writer" not in killed.model.uses
+    assert killed.notes == ("written until the kill: 433 pages by the model",)
 
 
 def test_a_copy_lies_on_the_writer_s_node_and_a_reuse_moves_nothing() -> None:
@@ -201,7 +202,7 @@ def test_a_step_is_drawn_as_text() -> None:
         "\n"
         "     minor faults       1\n"
         "     reused             1\n"
-        "     charged pages      6\n"
+        "     committed pages    6\n"
         "     RSS of parent      2 pages, tables 12 KiB\n"
         "     RSS of child       2 pages, tables 12 KiB\n"
         "     RSS of grandchild  2 pages, tables 12 KiB\n"

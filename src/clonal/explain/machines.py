@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clonal.explain.picture import Marks, Painter, Picture
 from clonal.explain.topic import Tell
-from clonal.model import Faults, Process, Prot, oom
+from clonal.kernel import cgroup
+from clonal.model import Faults, Process, Prot, oom, pressure
 from clonal.model.numa import Mode
-from clonal.scenario import KernelRunner, ModelRunner, Observation, Runner, Shown, Step
+from clonal.scenario import KernelRunner, ModelRunner, Observation, Pages, PuppetLost, Runner, Shown, Step
 from clonal.scenario.runner import PAGE
+
+FEW = 8  # pages that are written at once where memory runs out
+PATIENCE = 10.0  # seconds that one who was killed may take to go
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,14 @@ class Use:
 
     rss: int
     page_tables: int
+
+
+class Kill(NamedTuple):
+    """Whom the OOM killer took, how many pages had been written until then, and what is left."""
+
+    killed: tuple[str, ...]
+    written: int
+    seen: Observation
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class Machine:
         runner.reset()
         self._painter = Painter()
         self._seen = runner.look()
-        self._minor = 0
+        self._minor: int | None = 0
         self._failures: list[str] = []
 
     def begin(self) -> None:
@@ -54,11 +67,19 @@ class Machine:
         self._seen = self._runner.run(step)
         self._painter.follow(self._seen)
         outcome = self._seen.outcome
-        self._minor += outcome.minor or 0
+        self._minor = (self._minor or 0) + (outcome.minor or 0)
         if outcome.result != "ok":
             touches = step.op in ("read", "write") and outcome.result == "ENOMEM"
             self._failures.append("out of frames" if touches else outcome.result)
         return self._seen
+
+    def _pressed(self, killed: list[str], written: int) -> Kill:
+        """After a write in a group that is full. What its faults did is known of the model alone."""
+        self._seen = self._runner.look()
+        self._painter.follow(self._seen)
+        self._minor = None
+        self._failures.append(f"{' and '.join(killed) or 'nobody'} killed")
+        return Kill(tuple(killed), written, self._seen)
 
     def _lent(self) -> dict[str, str]:
         """Which processes run in another's address space, and whose."""
@@ -74,9 +95,9 @@ class Machine:
         views, lent = self._seen.processes, self._lent()
         own = {who: view for who, view in views.items() if who not in lent}
         counters: dict[str, int | str] = {"result": ", ".join(self._failures)} if self._failures else {}
-        counters["minor faults"] = self._minor
-        counters |= {name: count for name, count in work.items() if count is not None}
-        counters["charged pages"] = sum(view.charged for view in own.values())
+        counts = {"minor faults": self._minor, **work}
+        counters |= {name: count for name, count in counts.items() if count is not None}
+        counters["committed pages"] = sum(view.charged for view in own.values())
         uses = {who: Use(sum(view.rss), view.page_tables) for who, view in own.items()}
         return Side(picture, counters, uses)
 
@@ -84,9 +105,10 @@ class Machine:
 class Model(Machine):
     """The page-exact model."""
 
-    def __init__(self, runner: ModelRunner, points: bool) -> None:
+    def __init__(self, runner: ModelRunner, limit: int) -> None:
         super().__init__(runner)
-        self.runner, self.points = runner, points
+        self.runner = runner
+        self._group = runner.machine.group("small", limit) if limit else None
         self._homes: dict[str, int] = {}  # nodes that processes are still to be moved to
         self._policies: dict[str, Mode] = {}
         self.begin()
@@ -96,14 +118,19 @@ class Model(Machine):
         self._faults = self.runner.faults
         self._entries: int | None = None
 
-    def place(self, told: Tell) -> None:
-        """Where processes run and what policy they have from now on, or from their birth."""
+    def prepare(self, told: Tell) -> None:
+        """How the machine is set, where processes run and what policy they have from now on, or from their
+        birth."""
+        machine = self.runner.machine
+        machine.config = replace(machine.config, **told.settings)
         self._homes.update(told.nodes)
         self._policies.update({who: Mode[name.upper()] for who, name in told.policies.items()})
         self._settle()
 
     def _settle(self) -> None:
         config = self.runner.machine.config
+        for who in self.runner.regions if self._group is not None else ():
+            self.runner.process(who).group = self._group
         for who in self._homes.keys() & self.runner.regions.keys():
             self.runner.process(who).cpu = self._homes.pop(who) * config.cpus_per_node
         for who in self._policies.keys() & self.runner.regions.keys():
@@ -116,6 +143,13 @@ class Model(Machine):
             self._entries = (self._entries or 0) + self.runner.process(step.process).fork_work.entries
         return seen
 
+    def press(self, step: Step) -> Kill:
+        """Writes until the OOM killer takes somebody for it."""
+        name, pages = step.args
+        numbers = pages.numbers + self.runner.regions[step.process][name].address // PAGE
+        pressed = pressure.touch(self.runner.process(step.process), numbers)
+        return self._pressed(self.runner.bury_the_killed(), pressed.touched)
+
     def side(self) -> Side:
         self._seen = self.runner.look()
         picture = self._painter.paint(self._seen, self._marks(), self._lent(), self._nodes())
@@ -127,7 +161,7 @@ class Model(Machine):
             "mapped from files": made.mapped or None,
             "entries copied by fork": self._entries,
         }
-        return self._side(picture, work | (self._points() if self.points else {}))
+        return self._side(picture, work | (self._points() if self._group is not None else {}))
 
     def _nodes(self) -> dict[int, int]:
         """The node of each frame, of a machine that has several."""
@@ -163,9 +197,35 @@ def _marks(process: Process, address: int, pages: int) -> NDArray[np.str_]:
 class Kernel(Machine):
     """The running kernel: it shows no write permissions, nor what a fault did."""
 
-    def __init__(self, runner: KernelRunner) -> None:
+    def __init__(self, runner: KernelRunner, group: cgroup.Group | None) -> None:
         super().__init__(runner)
-        self.runner = runner
+        self.runner, self._group = runner, group
+
+    def take(self, step: Step) -> Observation:
+        seen = super().take(step)
+        if step.op == "map" and self._group is not None:  # its children are born in the group
+            cgroup.enter(self._group, self.runner.pid(step.process))
+        return seen
+
+    def press(self, step: Step) -> Kill:
+        """Writes a few pages at a time until the OOM killer takes somebody for it."""
+        name, pages = step.args
+        kills = self._kills()
+        written = 0
+        for first in range(0, len(pages), FEW):
+            part = Pages.of(pages.numbers[first : first + FEW].tolist())
+            try:
+                self.runner.run(Step(step.process, "write", (name, part)))
+            except PuppetLost:
+                if self._kills() == kills:
+                    raise
+            if self._kills() != kills:
+                return self._pressed(self.runner.bury_the_killed(PATIENCE), written)
+            written += len(part)
+        return self._pressed([], written)
+
+    def _kills(self) -> int:
+        return (self._group.oom_kills() or 0) if self._group is not None else 0
 
     def side(self) -> Side:
         return self._side(self._painter.paint(self._seen, None, self._lent()), {})

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
-from clonal.explain.acts import ACTS
 from clonal.explain.machines import Kernel, Model, Side
 from clonal.explain.probes import PROBES
 from clonal.explain.topic import Tell, Topic
-from clonal.model import Config
+from clonal.kernel import cgroup
+from clonal.model import PAGE, Config
 from clonal.scenario import KernelRunner, ModelRunner, NotModelled, Observation, PuppetLost, Step, parse
 from clonal.scenario.compare import Comparison
 
+# mm/memcontrol.c MEMCG_CHARGE_BATCH; the group pays for stacks and records of its processes, too
+BATCHES = ", which charges each CPU's pages in batches of 64, and its own records"
 PLAYS = 3  # a difference that does not repeat was not the scenario's: the kernel may move pages at any moment
 
 
@@ -83,7 +87,8 @@ def tell(topic: Topic, kernel: KernelRunner | None, without_kernel: str = "") ->
     played again before it counts. A kernel that cannot play it takes no part."""
     try:
         for _ in range(PLAYS if kernel is not None else 1):
-            story = _Telling(topic, kernel, without_kernel).story()
+            with _room(topic, kernel) as room:
+                story = _Telling(topic, kernel, without_kernel, room).story()
             if not any(moment.differences for moment in story.moments):
                 break
     except (OSError, PuppetLost) as error:
@@ -93,13 +98,37 @@ def tell(topic: Topic, kernel: KernelRunner | None, without_kernel: str = "") ->
     return story
 
 
+@dataclass(frozen=True)
+class _Room:
+    """The memory cgroup of a topic that has one, or why there is none."""
+
+    group: cgroup.Group | None = None
+    lacking: str = ""
+
+
+@contextmanager
+def _room(topic: Topic, kernel: KernelRunner | None) -> Iterator[_Room]:
+    with ExitStack() as stack:
+        room = _Room()
+        if topic.group and kernel is not None:
+            try:
+                groups = stack.enter_context(cgroup.small_group(memory=topic.group * PAGE))
+                room = _Room(groups[0])
+            except (OSError, NotImplementedError) as error:
+                room = _Room(lacking=getattr(error, "strerror", None) or str(error))
+        yield room
+
+
 class _Telling:
     """One play of a topic."""
 
-    def __init__(self, topic: Topic, kernel: KernelRunner | None, without_kernel: str) -> None:
+    def __init__(
+        self, topic: Topic, kernel: KernelRunner | None, without_kernel: str, room: _Room | None = None
+    ) -> None:
         self._topic, self._runner, self._without_kernel = topic, kernel, without_kernel
-        self._model: Model | None = Model(ModelRunner(Config(**topic.config)), topic.points)
-        self._kernel = Kernel(kernel) if kernel is not None else None
+        self._room = room or _Room()
+        self._model: Model | None = Model(ModelRunner(Config(**topic.config)), topic.group)
+        self._kernel = Kernel(kernel, self._room.group) if kernel is not None else None
         self._without_model = ""
         self._steps = iter(parse(topic.text))
         self._number = 0
@@ -114,12 +143,17 @@ class _Telling:
         return Story(self._topic, tuple(moments), kernel_name(), self._without_kernel, self._without_model)
 
     def _moment(self, told: Tell) -> Moment:
-        notes, differences = self._prepare(told), []
+        notes = self._prepare(told)
+        differences: list[str] = []
         for machine in (self._model, self._kernel):
             if machine is not None:
                 machine.begin()
         for step in islice(self._steps, told.count):
-            differences += self._take(step)
+            self._number += 1
+            if told.press:
+                differences += self._press(step, notes)
+            else:
+                differences += self._take(step)
         if told.probe and self._runner is not None:
             notes.append(PROBES[told.probe](self._runner))
         model = self._model.side() if self._model is not None else None
@@ -128,22 +162,34 @@ class _Telling:
 
     def _prepare(self, told: Tell) -> list[str]:
         notes = []
-        if told.apart and self._kernel is not None:
-            notes.append(f"from here on the model alone: {told.apart}")
+        apart = told.apart
+        if told.press and self._room.group is None:
+            apart = f"memory is run out only in a memory cgroup, and none can be made ({self._room.lacking})"
+        if apart and self._kernel is not None:
+            notes.append(f"from here on the model alone: {apart}")
             self._kernel = None
         if self._model is not None:
-            self._model.place(told)
-            if told.act:
-                notes.append(ACTS[told.act](self._model.runner))
+            self._model.prepare(told)
         return notes
+
+    def _press(self, step: Step, notes: list[str]) -> list[str]:
+        """A write that does not fit, on both: notes whom it killed, and when; how they differ."""
+        machines = [each for each in (self._model, self._kernel) if each is not None]
+        kills = [machine.press(step) for machine in machines]
+        written = [f"{kill.written:,}" for kill in kills]
+        notes.append(
+            f"written until the kill: {written[0]} pages by the model"
+            + (f", {written[1]} on this kernel{BATCHES}" if self._kernel is not None else "")
+        )
+        return self._compare(step, *(kill.seen for kill in kills)) if len(kills) > 1 else []
 
     def _take(self, step: Step) -> list[str]:
         """One line on both; how they differ."""
-        self._number += 1
         model = self._take_in_model(step)
         kernel = self._kernel.take(step) if self._kernel is not None else None
-        if model is None or kernel is None:
-            return []
+        return self._compare(step, model, kernel) if model is not None and kernel is not None else []
+
+    def _compare(self, step: Step, model: Observation, kernel: Observation) -> list[str]:
         found = Comparison(self._number, step, model, kernel, Counter()).differences(self._before)
         self._before = model, kernel
         return [str(each) for each in found if "Committed_AS" not in each.what]

@@ -24,18 +24,20 @@ class UnknownTopic(Error):
 class Tell:
     """Lines of a scenario that are one step of the story; those with `#` tell what is no step of a scenario.
 
-    `where`: the kernel functions that do it. `act`: something that only the model does after the lines, a
-    key of acts.ACTS. `probe`: what else to look at on the running kernel, a key of probes.PROBES.
-    `apart`: why the running kernel does not take this step and those after it. `nodes`: where processes run
+    `where`: the kernel functions that do it. `settings`: what changes in the model's machine before it.
+    `probe`: what else to look at on the running kernel, a key of probes.PROBES. `apart`: why the running
+    kernel does not take this step and those after it. `press`: its one line is a write that does not fit into
+    the memory cgroup. `nodes`: where processes run
     from this step on, and `policies` the memory policies that they set, for all nodes.
     """
 
     lines: str
     where: str
     why: str
-    act: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     probe: str = ""
     apart: str = ""
+    press: bool = False
     nodes: Mapping[str, int] = field(default_factory=dict)
     policies: Mapping[str, str] = field(default_factory=dict)
 
@@ -54,7 +56,7 @@ class Topic:
     steps: tuple[Tell, ...]
     lesson: str
     config: Mapping[str, Any] = field(default_factory=dict)
-    points: bool = False  # shows what the OOM killer goes by
+    group: int = 0  # pages of the memory cgroup that its processes are in; 0: none. Shows their points, too
 
     @property
     def text(self) -> str:

@@ -176,10 +176,19 @@ def _make(controller: str, limit: int) -> Group:
     name = "pids.max" if controller == "pids" else "memory.limit_in_bytes" if v1 else "memory.max"
     try:
         _write(f"{path}/{name}", str(limit))
+        if controller == "memory":
+            _keep_in_memory(path, v1)
     except OSError:
         os.rmdir(path)
         raise
     return group
+
+
+def _keep_in_memory(path: str, v1: bool) -> None:
+    """Its processes are not swapped out, or the limit would never be met; where there is no swap
+    the file may be lacking."""
+    with suppress(FileNotFoundError):
+        _write(f"{path}/{'memory.swappiness' if v1 else 'memory.swap.max'}", "0")
 
 
 def _write(path: str, text: str) -> None:

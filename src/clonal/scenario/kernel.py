@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import select
 
 from clonal.kernel import memory
 from clonal.scenario.backing import Backing
@@ -106,6 +107,16 @@ class KernelRunner(Runner):
     def pid(self, process: str) -> int:
         """The pid of a living process of the scenario."""
         return self._puppets[process].pid
+
+    def bury_the_killed(self, patience: float = 0) -> list[str]:
+        """Forgets the processes that something else has killed; which. Waits up to `patience` seconds for the
+        first."""
+        living = {self._puppets[who].pidfd: who for who in self._regions}
+        ready, _, _ = select.select(list(living), [], [], patience)
+        for pidfd in ready:
+            self._gone(living[pidfd])
+            self._bury(living[pidfd])
+        return [living[pidfd] for pidfd in ready]
 
     def _end_all(self) -> None:
         """The youngest first: a vforked child before its parent."""

@@ -83,13 +83,12 @@ class ModelRunner(Runner):
         """All faults of the scenario so far."""
         return sum((process.faults for process in self._processes.values()), Faults())
 
-    def kill_for_memory(self) -> str | None:
-        """What the OOM killer does once: the process that it took, None if there is none to take."""
-        taken = self.machine.kill_for_memory()
-        for who, process in self._processes.items():
-            if process.exit_code is not None and who in self._regions:
-                self._bury(who)
-        return next((who for who, process in self._processes.items() if process is taken), None)
+    def bury_the_killed(self) -> list[str]:
+        """Forgets the processes that the OOM killer has taken; which."""
+        found = [who for who in self._regions if self._processes[who].exit_code is not None]
+        for who in found:
+            self._bury(who)
+        return found
 
     def _spawn(self, who: str) -> None:
         self._processes[who] = self.machine.spawn()

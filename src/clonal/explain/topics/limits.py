@@ -33,12 +33,12 @@ OVERCOMMIT = Topic(
             "Fork charges every such mapping a second time: the child could write to all of it.",
         ),
         Tell(
-            "other: map one anon 1000",
+            "# vm.overcommit_memory is set to 2\nother: map one anon 1000",
             "mm/util.c __vm_enough_memory (OVERCOMMIT_NEVER)",
-            "Set vm.overcommit_memory to 2, and the sum counts: 800,000 pages are committed, the limit is "
+            "Now the sum counts: 800,000 pages are committed, the limit is "
             "half of RAM. What was promised stays; another 1000 pages are refused, with nearly all frames "
             "free.",
-            act="never",
+            settings={"overcommit": 2},
             probe="commit_mode",
         ),
         Tell(
@@ -54,50 +54,48 @@ OVERCOMMIT = Topic(
 
 OOM = Topic(
     "oom",
-    "whom the OOM killer takes: the largest RSS, and sharing does not protect",
+    "whom the OOM killer takes: the process with the largest RSS, and sharing does not protect",
     (
         Tell(
-            "parent: map heap anon 8192\nparent: write heap 0-8191",
-            "mm/memory.c do_anonymous_page",
-            "A machine of 64 MiB, 16,384 frames. The parent has half of them.",
+            "# all processes are in a memory cgroup of 64 MiB\nparent: map heap anon 8192\n"
+            "parent: write heap 0-8191",
+            "mm/memcontrol.c charge_memcg",
+            "A frame is charged to the group of the process that touches it first. The limit is 16,384 pages;"
+            " the parent has half of them.",
         ),
         Tell(
             "parent: fork reader\nparent: fork writer",
             "mm/memory.c copy_present_ptes",
-            "Each of the three counts 8,192 pages in its RSS, though they are the same pages. Points are "
-            "RSS, swap and page tables: what a process maps, not what its end would free.",
-            probe="oom_scores",
+            "Fork takes page tables, no pages. Each of the three counts 8,192 pages in its RSS, though they "
+            "are the same pages. The killer's points are RSS, swap and page tables: what a process maps, not "
+            "what its end would free.",
         ),
         Tell(
-            "writer: write heap 0-5999\nwriter: map more anon 8192\nwriter: write more 0-2099",
+            "writer: write heap 0-5999\nwriter: map more anon 8192\nwriter: write more 0-1699",
             "mm/memory.c wp_page_copy, do_anonymous_page",
-            "The writer copies 6,000 pages and fills 2,100 more: 16,292 frames are in use. Copies do not "
-            "change its RSS, since it mapped those pages before.",
+            "The writer copies 6,000 pages and fills 1,700 more: 15,892 pages are charged now, and page "
+            "tables. The copies add nothing to its RSS, since it mapped those pages before.",
             probe="oom_scores",
         ),
         Tell(
-            "writer: write more 2100-2999",
-            "mm/page_alloc.c __alloc_pages_may_oom, mm/oom_kill.c out_of_memory",
-            "900 frames are wanted, 92 are free, and nothing can be reclaimed.",
-            apart="this machine's memory is not exhausted for a demonstration",
-        ),
-        Tell(
-            "",
-            "mm/oom_kill.c select_bad_process, oom_badness, oom_kill_process",
-            "The process with the most points is killed: here the writer, with 10,292 pages. An "
-            "oom_score_adj of 1000 offers a process first, −1000 spares it.",
-            act="kill",
+            "writer: write more 1700-2499",
+            "mm/memcontrol.c mem_cgroup_out_of_memory, mm/oom_kill.c select_bad_process, oom_badness",
+            "800 more do not fit, and nothing can be reclaimed, for without swap anonymous memory has no "
+            "other place. Of the group's processes the one with most points is killed, here the "
+            "writer. Had the reader or the parent been larger, one of them would have been, though most of "
+            "its pages would have stayed with the others. An oom_score_adj of 1000 offers a process first, "
+            "−1000 spares it.",
+            press=True,
         ),
         Tell(
             "reader: write heap 0-5999",
             "mm/memory.c do_wp_page",
-            "Memory is free again, and the next writer copies as ever.",
+            "There is room again, and the next writer copies as ever.",
         ),
     ),
-    "A template and its clones all count the shared pages. An image is in the page cache but counts in the"
-    " RSS of who maps it. Set oom_score_adj deliberately.",
-    config={"ram": 64 << 20},
-    points=True,
+    "A template and its clones all count the pages that they share. The pages of an image are in the page "
+    "cache, and count in the RSS of who maps them. Set oom_score_adj deliberately.",
+    group=(64 << 20) // 4096,
 )
 
 _CHILDREN = [f"child{n}" for n in range(1, 5)]
