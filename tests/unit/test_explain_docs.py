@@ -33,6 +33,7 @@ def test_the_pictures_show_most_of_what_is_modelled() -> None:
         "zero-page",
         "private-file",
         "image",
+        "thp",
         "vfork",
         "refcount",
     }

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 
 import pytest
 
-from clonal.explain import TOPICS, Moment, Story, UnknownTopic, tell, text, topic
+from clonal.explain import TOPICS, Moment, Story, Tell, Topic, UnknownTopic, tell, text, topic
 from clonal.explain.picture import Painter
-from clonal.scenario import ModelRunner, parse
-
-MODELLED = [name for name in TOPICS if name != "thp"]
+from clonal.scenario import ModelRunner, Pages, parse
+from clonal.scenario.steps import FORMS
 
 
 @cache
@@ -56,7 +56,7 @@ def test_every_step_names_the_function_that_does_it(name: str) -> None:
         assert each.why.endswith(".")
 
 
-@pytest.mark.parametrize("name", MODELLED)
+@pytest.mark.parametrize("name", TOPICS)
 def test_every_topic_is_told_on_the_model_alone(name: str) -> None:
     told = story(name)
     assert told.without_kernel == "a test" and not told.without_model
@@ -64,12 +64,24 @@ def test_every_topic_is_told_on_the_model_alone(name: str) -> None:
     assert json.loads(json.dumps(told.to_json()))["steps"]
 
 
+def test_a_huge_page_is_one_entry_until_a_write_splits_it() -> None:
+    assert entries("thp", "parent: fork child", "child") == "cH 1–512"
+    assert entries("thp", "child: write heap 3", "parent") == "cH 1–512"
+    assert entries("thp", "child: write heap 3", "child") == "c1–3 w513 c5–512"
+
+
 def test_what_the_model_does_not_have_is_said_and_told_in_words() -> None:
-    told = story("thp")
-    shown = text.plain(text.moment(told, 0, 80))
-    if told.without_model:
-        assert "without the model: it does not have" in text.plain(text.heading(told, 110))
-    assert "do_huge_pmd_anonymous_page" in shown
+    steps = (
+        Tell("p: map a thp 512", "mm/mmap.c do_mmap", "Told."),
+        Tell("p: madvise a 0 lacking", "", "More."),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FORMS, "madvise", replace(FORMS["madvise"], parts=(str, Pages.parse, str)))
+        told = tell(Topic("new", "a title", steps, "a lesson"), None, "a test")
+    assert told.without_model == "it does not have MADV_LACKING"
+    assert "without the model: it does not have MADV_LACKING" in text.plain(text.heading(told, 110))
+    assert all(moment.model is None for moment in told.moments)
+    assert "Told." in text.plain(text.moment(told, 0, 80))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +114,12 @@ def test_what_the_model_does_not_have_is_said_and_told_in_words() -> None:
         ("overcommit", "parent: fork child", "committed pages", 800_000),
         ("overcommit", "other: map one anon 1000", "result", "ENOMEM"),
         ("overcommit", "child: write first 0", "copied", 1),
+        ("thp", "parent: write heap 0", "minor faults", 1),
+        ("thp", "parent: fork child", "entries copied by fork", 0),
+        ("thp", "parent: fork child", "huge entries copied by fork", 1),
+        ("thp", "child: write heap 3", "copied", 1),
+        ("thp", "parent: write heap 7", "copied", 1),
+        ("thp", "parent: write heap 9", "reused", 1),
         ("oom", "writer: write more 1700-2499", "result", "writer killed"),
         ("storm", "child4: write heap 0-5", "copied", 24),
         ("storm", "touched: write heap 0-5", "copied", 6),

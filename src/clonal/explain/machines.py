@@ -116,7 +116,8 @@ class Model(Machine):
     def begin(self) -> None:
         super().begin()
         self._faults = self.runner.faults
-        self._entries: int | None = None
+        self._entries: int | None = None  # that fork copied
+        self._huge = 0  # entries of the middle level among them
 
     def prepare(self, told: Tell) -> None:
         """How the machine is set, where processes run and what policy they have from now on, or from their
@@ -129,8 +130,9 @@ class Model(Machine):
 
     def _settle(self) -> None:
         config = self.runner.machine.config
-        for who in self.runner.regions if self._group is not None else ():
-            self.runner.process(who).group = self._group
+        if self._group is not None:
+            for who in self.runner.regions:
+                self.runner.process(who).group = self._group
         for who in self._homes.keys() & self.runner.regions.keys():
             self.runner.process(who).cpu = self._homes.pop(who) * config.cpus_per_node
         for who in self._policies.keys() & self.runner.regions.keys():
@@ -140,7 +142,8 @@ class Model(Machine):
         seen = super().take(step)
         self._settle()
         if step.op == "fork" and seen.outcome.result == "ok":
-            self._entries = (self._entries or 0) + self.runner.process(step.process).fork_work.entries
+            work = self.runner.process(step.process).fork_work
+            self._entries, self._huge = (self._entries or 0) + work.entries, self._huge + work.huge
         return seen
 
     def press(self, step: Step) -> Kill:
@@ -159,7 +162,8 @@ class Model(Machine):
             "reused": made.reused or None,
             "zero-filled": made.zeroed or None,
             "mapped from files": made.mapped or None,
-            "entries copied by fork": self._entries,
+            "entries copied by fork": self._entries or (None if self._huge else self._entries),
+            "huge entries copied by fork": self._huge or None,
         }
         return self._side(picture, work | (self._points() if self._group is not None else {}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,7 @@ from clonal.scenario.compare import Comparison
 
 # mm/memcontrol.c MEMCG_CHARGE_BATCH; the group pays for stacks and records of its processes, too
 BATCHES = ", which charges each CPU's pages in batches of 64, and its own records"
+OLDEST = (6, 12)  # whose rules the model has
 PLAYS = 3  # a difference that does not repeat was not the scenario's: the kernel may move pages at any moment
 
 
@@ -82,6 +84,12 @@ def kernel_name() -> str:
     return f"{platform.system()} {platform.release().split('-')[0]}"
 
 
+def kernel_version() -> tuple[int, int]:
+    """(6, 18)."""
+    major, minor, *_ = re.split(r"\D+", platform.release())
+    return int(major), int(minor)
+
+
 def tell(topic: Topic, kernel: KernelRunner | None, without_kernel: str = "") -> Story:
     """Plays it; without `kernel` on the model alone, for the reason given. What the two show differently is
     played again before it counts. A kernel that cannot play it takes no part."""
@@ -127,7 +135,8 @@ class _Telling:
     ) -> None:
         self._topic, self._runner, self._without_kernel = topic, kernel, without_kernel
         self._room = room or _Room()
-        self._model: Model | None = Model(ModelRunner(Config(**topic.config)), topic.group)
+        rules: dict[str, Any] = {"kernel": max(kernel_version(), OLDEST)} if kernel is not None else {}
+        self._model: Model | None = Model(ModelRunner(Config(**rules, **topic.config)), topic.group)
         self._kernel = Kernel(kernel, self._room.group) if kernel is not None else None
         self._without_model = ""
         self._steps = iter(parse(topic.text))

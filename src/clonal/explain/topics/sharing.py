@@ -182,31 +182,36 @@ THP = Topic(
         Tell(
             "parent: map heap thp 512\nparent: write heap 0",
             "mm/huge_memory.c do_huge_pmd_anonymous_page",
-            "The first write fills 2 MiB with zeroes and maps them by one entry of the middle level (PMD).",
+            "With MADV_HUGEPAGE, the first write fills 2 MiB with zeroes and maps them by one entry of the "
+            "middle level (PMD, drawn as H). A table of small entries is put aside for the day on which the "
+            "huge one has to be split; it counts among the page tables.",
         ),
         Tell(
             "parent: fork child",
             "mm/huge_memory.c copy_huge_pmd",
-            "One entry is copied in place of 512, and write-protected in both. A page table is put aside "
-            "for the child, for the day it has to be split: fork of huge pages is some 30 times faster.",
+            "One entry is copied in place of 512, and write-protected in both; the child, too, has a table "
+            "put aside. Fork of huge pages is some 30 times faster.",
         ),
         Tell(
             "child: write heap 3",
             "mm/huge_memory.c do_huge_pmd_wp_page, __split_huge_pmd",
-            "The huge page is shared, and copying 2 MiB for one byte would be dear: the child's entry is "
-            "split into 512 small ones, and the one page is copied. The parent's stays huge.",
+            "The huge page is shared, and the kernel does not copy 2 MiB for one byte: the child's entry is "
+            "split into 512 small ones, in the table put aside, and the one page is copied. The parent's "
+            "entry stays huge, and so does the page itself.",
         ),
         Tell(
             "parent: write heap 7",
             "mm/huge_memory.c do_huge_pmd_wp_page, mm/memory.c wp_page_copy",
-            "The parent shares it too: its entry is split as well, and this page copied.",
+            "The parent has no more right to it than the child: its entry is split as well, and this page "
+            "copied.",
         ),
         Tell(
             "child: exit\nparent: wait child\nparent: write heap 9",
             "mm/memory.c wp_can_reuse_anon_folio, __wp_can_reuse_large_anon_folio",
-            "The parent alone maps the folio again. Since Linux 6.15 it reuses the small page of it; "
-            "before, pages of a split huge page were copied always.",
+            "Only the parent still maps the huge page, by small entries. Since Linux 6.15 it reuses the page "
+            "that it writes to; before, even the last sharer copied a page of a huge page whose entry was "
+            "split.",
         ),
     ),
-    "Huge pages make fork cheap; writes after it cost what they cost with small pages, and split the entry.",
+    "Huge pages make fork cheap. A write after it copies 4 KiB as ever, and splits the writer's entry.",
 )
