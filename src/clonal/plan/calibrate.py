@@ -9,16 +9,21 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
 from clonal.errors import Error
 from clonal.kernel import compiler, machine
+from clonal.model.strategies import Work
 from clonal.plan import store
 from clonal.plan.costs import DEFAULT, Costs, Origin
+from clonal.plan.server import Server
+from clonal.plan.server import measure as server_of
 
 REPEATS, ROUNDS = 4, 4
 NO_HUGE_PAGES = 3
@@ -49,6 +54,7 @@ SCENES = {
     "vfork": Scene(action="vfork"),
     "exec": Scene(action="exec"),
     "vmas": Scene("untouched", VMAS, 4, 4),
+    "file_vmas": Scene("memfd", VMAS // 4, 4, 4),
     "anon_vmas": Scene("anon", VMAS, 4, 4),
     "dense": Scene("anon", 1, PAGES),
     "sparse": Scene("anon", 1, TABLES * ENTRIES, ENTRIES),
@@ -90,7 +96,36 @@ def calibrate(progress: Callable[[str], None] = lambda _what: None, repeats: int
     where, kernel = store.here()
     if "thp" not in times or "map_huge" not in times:
         notes.append("this kernel gave no huge pages: their costs are the built-in ones")
-    return fit(times, cores, Origin("calibrated", where, kernel, date.today().isoformat(), tuple(notes)))
+    found = fit(times, cores, Origin("calibrated", where, kernel, date.today().isoformat(), tuple(notes)))
+    progress("calibrating: this interpreter")
+    return with_interpreter(found, *look_at_interpreter())
+
+
+def look_at_interpreter() -> tuple[Server, dict[str, int]]:
+    """The interpreter's memory, and what interpreter.py prints. Raises Error."""
+    command = [sys.executable, "-m", "clonal.plan.interpreter"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        server = server_of(process.pid) if ready else None
+        out, errors = process.communicate("\n")
+    if server is None or process.returncode != 0:
+        raise Error(f"the calibration cannot look at the interpreter: {errors.strip()[-300:]}")
+    return server, json.loads(out)
+
+
+def with_interpreter(costs: Costs, server: Server, found: Mapping[str, int]) -> Costs:
+    """The same costs with what this interpreter adds to them."""
+    work = Work(server.vmas, server.anon_vmas, server.small_pages, tables=server.small_tables)
+    known = costs.fork_base + costs.price(work, costs.copy) + server.mapped_files * costs.file_vma
+    return replace(
+        costs,
+        python_fork=max(0.0, found["fork"] - known),
+        python_faults=found["faults"],
+        python_pages=found["pages"],
+        python_pages_image=found["pages_image"],
+    )
 
 
 def measure(
@@ -135,6 +170,9 @@ def fit(times: Mapping[str, tuple[float, float, float]], cores: int, origin: Ori
     of_exit = ("exit_vma", "exit_anon_vma", "exit_pte", "exit_table")
     found |= _per_entry(times, END, of_exit)
     del found["exit_anon_vma"]
+    for name, which in (("file_vma", FORK), ("exit_file_vma", END)):
+        each = (times["file_vmas"][which] - times["base"][which]) / SCENES["file_vmas"].vmas
+        found[name] = each - found["vma" if which == FORK else "exit_vma"]
     for name in (
         "zero",
         "zero_read",
@@ -152,6 +190,7 @@ def fit(times: Mapping[str, tuple[float, float, float]], cores: int, origin: Ori
     freed = times["copy_all"][END] - times["base"][END]
     found["exit_page"] = freed / SCENES["copy_all"].touched
     found |= _huge(times, base)
+    found["exit_batched"] = _batched(times, found)
     found["bandwidth"] = cores * PAGES // 4 * 4096 / (times["bandwidth"][ACTION] * 1e-9)
     slower = times["copy_together"][ACTION] / times["copy_alone"][ACTION] - 1
     found["contention"] = slower / (cores - 1) if cores > 1 else DEFAULT.contention
@@ -172,6 +211,16 @@ def _per_entry(
     tables = VMAS * (SCENES["anon_vmas"].span + 1) / ENTRIES
     anon = (times["anon_vmas"][which] - base - tables * table) / VMAS - vma - pte
     return dict(zip(names, (vma, anon, pte, table), strict=True))
+
+
+def _batched(times: Mapping[str, tuple[float, float, float]], found: Mapping[str, float]) -> float:
+    """Per page of a huge page that was split, as the kernel unmaps them run by run (mm/memory.c
+    zap_present_ptes, 6.9)."""
+    if "split_huge" not in times:
+        return DEFAULT.exit_batched
+    ranges = PAGES // ENTRIES
+    known = ranges * (found["exit_table"] + found["exit_page"] + 2 * found["exit_pte"])
+    return (times["split_huge"][END] - times["base"][END] - known) / (ranges * (ENTRIES - 1))
 
 
 def _huge(times: Mapping[str, tuple[float, float, float]], base: float) -> dict[str, float]:

@@ -50,6 +50,7 @@ class Costs:
     vfork: float = 15_000
     exec: float = 480_000  # until a minimal program has begun and ended
     vma: float = 400
+    file_vma: float = 400  # more for a mapping of a file
     anon_vma: float = 550
     pte: float = 66
     table: float = 1_500
@@ -74,9 +75,16 @@ class Costs:
 
     exit_base: float = 47_000
     exit_vma: float = 300
+    exit_file_vma: float = 300  # more for a mapping of a file
     exit_pte: float = 80  # a shared page unmapped
+    exit_batched: float = 10  # the same of a huge page that was split, where its neighbours are unmapped too
     exit_table: float = 400
     exit_page: float = 280  # a private page unmapped and freed
+
+    python_fork: float = 60_000  # what os.fork takes beyond fork: handlers before and after it
+    python_faults: float = 20  # that the parent has in it, each of another page
+    python_pages: float = 250  # pages that a forked Python process writes whatever it does
+    python_pages_image: float = 175  # the same after a freeze
 
     bandwidth: float = 14e9  # bytes per second that all cores together copy
     cores: int = 2  # cores it was measured with

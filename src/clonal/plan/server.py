@@ -30,7 +30,8 @@ class Server:
     """`heap` and `code` in bytes: private writable memory, all of it written, and files mapped privately and
     never written. `vmas`: all mappings; `anon_vmas`: those with private pages, whose entries fork copies.
     `others`: private pages outside the heap. `image`: bytes of the heap that are a frozen image already;
-    `huge_image`: whether it is, or would be, of huge pages."""
+    `huge_image`: whether it is, or would be, of huge pages. `python`: whether it is an interpreter, which
+    writes some pages whatever it does."""
 
     heap: int
     code: int = 0
@@ -40,8 +41,10 @@ class Server:
     thp: bool = False
     image: int = 0
     huge_image: bool = True
+    file_vmas: int | None = None  # mappings of files, where they were counted
     tables: int | None = None  # page tables of the private pages, where they were counted
     charge: int | None = None  # bytes that a fork commits, where they were counted
+    python: bool = True
     name: str = "server"
 
     def __post_init__(self) -> None:
@@ -99,6 +102,11 @@ class Server:
         """Bytes that each fork commits (mm/vma.c accountable_mapping: private and writable)."""
         return self.heap + self.image + self.others * PAGE if self.charge is None else self.charge
 
+    @property
+    def mapped_files(self) -> int:
+        """Mappings of files: where they were not counted, all but heap, stack and what the kernel maps."""
+        return max(0, self.vmas - OWN_VMAS - (self.heap > 0)) if self.file_vmas is None else self.file_vmas
+
     def to_json(self) -> dict[str, Any]:
         """Its figures, sizes in bytes."""
         facts = {
@@ -123,12 +131,14 @@ def measure(pid: int) -> Server:
     if not smaps:
         raise Error(f"--pid {pid}: it has no memory: a kernel thread, or a zombie")
     private = [entry for entry in smaps if entry.vma.private]
-    image = sum(_of(entry, "Rss") - _of(entry, "Anonymous") for entry in private if IMAGE in entry.vma.path)
+    frozen = [entry for entry in private if IMAGE in entry.vma.path]
+    image = sum(entry.vma.size - _of(entry, "Anonymous") for entry in frozen)  # resident or not
     copied = [entry for entry in private if _of(entry, "Anonymous") and "dc" not in entry.flags]
     heap = sum(_of(entry, "Anonymous") for entry in copied if entry.vma.writable)
     huge = sum(_of(entry, "AnonHugePages") for entry in copied)
     resident = sum(_of(entry, "Rss") for entry in copied)
-    code = sum(_of(entry, "Rss") - _of(entry, "Anonymous") for entry in private) - image
+    files = [entry for entry in private if IMAGE not in entry.vma.path]
+    code = sum(_of(entry, "Rss") - _of(entry, "Anonymous") for entry in files)
     return Server(
         heap=heap,
         code=code,
@@ -137,8 +147,10 @@ def measure(pid: int) -> Server:
         others=(resident - heap) // PAGE,
         thp=huge > heap // 2,
         image=image,
+        file_vmas=sum(entry.vma.path.startswith("/") for entry in smaps),
         tables=_tables(copied),
         charge=charge,
+        python=any("python" in entry.vma.path for entry in smaps),
         name=f"{name} ({pid})" if pid != os.getpid() else name,
     )
 

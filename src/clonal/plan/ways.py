@@ -66,32 +66,19 @@ def ways(server: Server, fleet: Fleet, costs: Costs) -> dict[str, Way]:
 
 def way(name: str, server: Server, fleet: Fleet, costs: Costs) -> Way:
     """One of them: a clone is made on the model, touches its pages, and its work is priced."""
-    touched = Draw(server, fleet).touched()
-    counted = as_measured(_bill(name, server, fleet, touched), server)
+    counted = count(name, server, fleet, costs)
     copy = costs.copy_page if name in UNTRAPPED else costs.copy_file if name == "image" else costs.copy
-    if (
-        name == "eager"
-    ):  # a plain copy of everything copies code too, which the model leaves shared as Unix did
-        counted = counted._replace(
-            caller=counted.caller + Work(copied=server.code_pages), frames=counted.frames + server.code_pages
-        )
-    if name == "async_copy":  # what the child did before it ran is in both
-        done = counted.before
-        child = counted.child
-        child = child._replace(entries=child.entries - done.entries, tables=child.tables - done.tables)
-        counted = counted._replace(child=child)
-    if name == "image":
-        counted = _of_an_image(counted, server, touched)
-    trapped = name != "hardware"
-    stall = costs.vfork if name == "vfork" else costs.fork_base + costs.price(counted.caller, copy)
-    before = costs.price(counted.before, copy)
-    touch = costs.price(counted.child, copy, trapped)
+    stall = costs.vfork
+    if name != "vfork":
+        own = _python_fork(server, costs) if server.python else 0.0
+        files = server.mapped_files * costs.file_vma
+        stall = costs.fork_base + own + files + costs.price(counted.caller, copy)
     return Way(
         name,
         stall,
-        stall + before,
-        touch,
-        exit_time(counted, costs),
+        stall + costs.price(counted.before, copy),
+        costs.price(counted.child, copy, trapped=name != "hardware"),
+        exit_time(server, counted, costs),
         counted.frames * PAGE,
         _overhead(name, server, counted),
         0 if name == "vfork" else server.committed,
@@ -100,12 +87,45 @@ def way(name: str, server: Server, fleet: Fleet, costs: Costs) -> Way:
     )
 
 
-def _bill(name: str, server: Server, fleet: Fleet, touched: Touched) -> Bill:
+def _python_fork(server: Server, costs: Costs) -> float:
+    """What os.fork takes beyond fork. The parent writes to pages in it that are now shared, about half of
+    them of the heap: where that is in huge pages, each splits one."""
+    split = min(costs.python_faults / 2, server.huge_pages) * max(0.0, costs.split_huge - costs.copy)
+    return costs.python_fork + split
+
+
+def count(name: str, server: Server, fleet: Fleet, costs: Costs) -> Bill:
+    """The work and memory of one clone, by the model, and by what is known of real servers."""
+    touched = Draw(server, fleet).touched()
+    counted = as_measured(_bill(name, server, touched), server)
+    if name == "eager":  # a plain copy of everything copies code too, which Unix, and the model, leave shared
+        caller = counted.caller + Work(copied=server.code_pages)
+        counted = counted._replace(caller=caller, frames=counted.frames + server.code_pages)
+    if name == "async_copy":  # what the child did before it ran is in both
+        done, child = counted.before, counted.child
+        child = child._replace(entries=child.entries - done.entries, tables=child.tables - done.tables)
+        counted = counted._replace(child=child)
+    if name == "image":
+        counted = _of_an_image(counted, server, touched)
+    if server.python and name not in ("eager", "vfork"):
+        counted = _of_python(counted, costs.python_pages_image if name == "image" else costs.python_pages)
+    return counted
+
+
+def _of_python(counted: Bill, pages: float) -> Bill:
+    """An interpreter writes some pages whatever it does."""
+    child = counted.child + Work(copied=round(pages), faults=round(pages))
+    return counted._replace(child=child, frames=counted.frames + round(pages))
+
+
+def _bill(name: str, server: Server, touched: Touched) -> Bill:
     def made() -> Process:
         return build(server, 1, 1.0)
 
-    if name == "vfork":
+    if name == "vfork":  # the child has no memory of its own, and ends at once
         return bill(STRATEGIES[name](), made)._replace(resident=0, huge=0)
+    if name == "image" and server.image:  # it is one already, and what is private in it is copied as ever
+        name = "cow"
     return bill(STRATEGIES[name](), made, child_reads=touched.read, child_writes=touched.written)
 
 
@@ -116,10 +136,11 @@ def _of_an_image(counted: Bill, server: Server, touched: Touched) -> Bill:
     child = counted.child
     if server.huge_image:
         mapped = child.faults - child.copied - child.zeroed - child.reused
-        ranges = len(np.unique(touched.read // TABLE_SPAN))
-        child = child._replace(faults=child.faults - mapped + min(mapped, ranges))
-        split = len(np.unique(touched.written // TABLE_SPAN)) * TABLE_SPAN  # the others stay huge, or go
-        counted = counted._replace(huge=max(0, counted.resident - counted.frames - split) // TABLE_SPAN)
+        read, written = (np.unique(pages // TABLE_SPAN) for pages in (touched.read, touched.written))
+        whole = np.setdiff1d(read, written).size  # what is written to is split, and its other entries go
+        child = child._replace(faults=child.faults - mapped + min(mapped, read.size))
+        kept = counted.caller.entries
+        counted = counted._replace(huge=whole, resident=kept + counted.frames + whole * TABLE_SPAN)
     return counted._replace(caller=counted.caller + hot, child=child, tables=counted.tables + hot.tables)
 
 
@@ -132,13 +153,16 @@ def as_measured(counted: Bill, server: Server) -> Bill:
     return counted._replace(caller=caller, tables=round(counted.tables * factor))
 
 
-def exit_time(counted: Bill, costs: Costs) -> float:
+def exit_time(server: Server, counted: Bill, costs: Costs) -> float:
     """From the exit of a child until it was reaped, by what it has to unmap and free."""
     shared = max(0, counted.resident - counted.frames - counted.huge * TABLE_SPAN)
-    mapped = shared * costs.exit_pte + max(0, counted.tables) * costs.exit_table
-    freed = counted.frames * costs.exit_page
-    vmas = counted.caller.vmas * costs.exit_vma
-    return costs.exit_base + vmas + mapped + freed
+    unmapping = shared * costs.exit_pte
+    if counted.child.split:  # what is left of a huge page is unmapped run by run
+        runs = min(shared, counted.child.copied + counted.child.split)
+        unmapping = runs * costs.exit_pte + shared * costs.exit_batched
+    freeing = counted.frames * costs.exit_page + max(0, counted.tables) * costs.exit_table
+    files = server.mapped_files * costs.exit_file_vma if counted.caller.vmas else 0.0
+    return costs.exit_base + counted.caller.vmas * costs.exit_vma + files + unmapping + freeing
 
 
 def _overhead(name: str, server: Server, counted: Bill) -> int:
