@@ -36,6 +36,7 @@ SIZES = (150 * MB, 420 * MB, 900 * MB)  # the calibration has 128 MiB and 2 GiB
 SHARES = (0.05, 0.25)
 KINDS = {"fork": "cow", "fork-thp": "cow", "image-immortal": "image"}  # of clonal bench: strategy of the plan
 CHILDREN = 6
+REQUESTS = 24  # of the application
 GATE = "clonal.bench.gate"  # loaded before the fork: a child that loads a module writes pages for it
 PROMISED = {"time": (0.25, 0.60), "memory": (0.03, 0.03)}  # median and worst
 
@@ -105,35 +106,39 @@ def of_storm(stand: Stand, costs: Costs, host: Host) -> Iterator[Figure]:
 
 
 def of_application(stand: Stand, costs: Costs) -> Iterator[Figure]:
-    """The example's requests, each in a child. How much one writes is taken from one half of them; the other
-    half is predicted."""
-    asked = phrases()
+    """The example's requests, each in a child. What they write is measured once; then another process, freshly
+    started, is planned for, and measured."""
+    asked = phrases(REQUESTS)
+    works = [f"call:app:handle:{phrase}" for phrase in asked]
     common: dict[str, Any] = {
-        "path": [str(EXAMPLE)],
-        "setup": "app:prepare",
-        "imports": ["app"],
-        "objects": 0.0,
-    }
+        "path": [str(EXAMPLE)], "setup": "app:prepare", "imports": ["app", GATE], "objects": 0.0
+    }  # fmt: skip
     for kind, strategy in {"fork": "cow", "image-immortal": "image"}.items():
-        with stand.subjects({kind: stand.spec(kind, 0) | common}) as subjects:
-            yield from of_requests(f"example, {kind}", strategy, subjects[kind], asked, costs)
+        spec = {kind: stand.spec(kind, 0) | common}
+        with stand.subjects(spec) as subjects:
+            written = statistics.mean(held(subjects[kind], works)) / PAGE
+        with stand.subjects(spec) as subjects:
+            yield from of_requests(f"example, {kind}", strategy, subjects[kind], works, written, costs)
+
+
+def held(subject: Subject, works: list[str]) -> list[int]:
+    """Private bytes of a child for each work; the first child is not like the rest."""
+    subject.ask("measure", work=works[0])
+    return [subject.private(work)["private"] for work in works]
 
 
 def of_requests(
-    case: str, strategy: str, subject: Subject, asked: list[str], costs: Costs
+    case: str, strategy: str, subject: Subject, works: list[str], written: float, costs: Costs
 ) -> Iterator[Figure]:
     server = measure(subject.pid)
-    works = [f"call:app:handle:{phrase}" for phrase in asked]
-    subject.ask("measure", work=works[0])  # the first child is not like the rest
-    held = [subject.private(work)["private"] for work in works]
     own = costs.python_pages_image if strategy == "image" else costs.python_pages
-    known, others = held[::2], held[1::2]
-    written = max(0.0, statistics.mean(known) / PAGE - own) / server.heap_pages
-    planned = way(strategy, server, Fleet(1, written=written, read=0.0), costs)
+    fleet = Fleet(1, written=max(0.0, written - own) / server.heap_pages, read=0.0)
+    planned = way(strategy, server, fleet, costs)
+    found = held(subject, works)
     times = [subject.ask("measure", work=work)[0] for work in works]
     yield Figure(case, "fork", "time", planned.stall, usual(times, "stall"))
     yield Figure(case, "exit", "time", planned.end, usual(times, "teardown"))
-    yield Figure(case, "private memory of all", "memory", planned.private * len(others), sum(others))
+    yield Figure(case, "private memory of all", "memory", planned.private * len(found), sum(found))
 
 
 def usual(times: list[dict[str, int]], what: str) -> float:

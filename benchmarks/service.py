@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "spelling"
 REQUESTS = 12
 
 
-def phrases() -> list[str]:
+def phrases(count: int = REQUESTS) -> list[str]:
     """The example's own requests; Unavailable where its library is not installed."""
     if importlib.util.find_spec("symspellpy") is None:
         raise Unavailable(
@@ -24,7 +24,7 @@ def phrases() -> list[str]:
         )
     sys.path.insert(0, str(EXAMPLE))
     app = importlib.import_module("app")
-    return list(app.requests(REQUESTS))
+    return list(app.requests(count))
 
 
 def private_per_request(stand: Stand) -> tuple[float, dict[str, Any]]:
