@@ -46,6 +46,45 @@ def test_brk_that_cannot_move_stays(process: Process) -> None:
     assert strict.brk(strict.brk() + (1 << 20)) == strict.brk()
 
 
+def test_a_move_takes_its_entries_to_page_tables_there(process: Process) -> None:
+    """mm/mremap.c move_page_tables."""
+    start = process.mmap(4 * PAGE, at=1 << 30)
+    process.write(start, 4 * PAGE)
+    process.mremap(start, 4 * PAGE, 4 * PAGE, at=1 << 40)
+    assert process.page_table_bytes == 3 * PAGE
+    assert process.write(1 << 40, 4 * PAGE) == Faults()
+
+
+def test_a_mapping_can_be_filled_as_it_is_made(process: Process) -> None:
+    """mm/gup.c __mm_populate."""
+    start = process.mmap(4 * PAGE, flags=Map.PRIVATE | Map.ANONYMOUS | Map.POPULATE)
+    assert process.write(start, 4 * PAGE) == Faults()
+
+
+def test_locked_memory_is_not_given_up(process: Process) -> None:
+    """madvise_dontneed_free_valid_vma."""
+    start = process.mmap(PAGE)
+    process.mlock(start, PAGE)
+    for advice in (Advice.DONTNEED, Advice.FREE):
+        with pytest.raises(BadFlags):
+            process.madvise(start, PAGE, advice)
+    process.munlock(start, PAGE)
+    process.madvise(start, PAGE, Advice.DONTNEED)
+    assert process.rss.anon == 0
+
+
+@pytest.mark.parametrize(("kernel", "tables"), [((6, 12), 3), ((6, 14), 2)])
+def test_dontneed_of_a_tables_whole_span_frees_it_since_6_14(kernel: tuple[int, int], tables: int) -> None:
+    """mm/pt_reclaim.c."""
+    process = Machine(Config(kernel=kernel)).spawn()
+    start = process.mmap(HUGE * PAGE, at=1 << 30)
+    process.write(start)
+    process.madvise(start, (HUGE - 1) * PAGE, Advice.DONTNEED)
+    assert process.page_table_bytes == 3 * PAGE
+    process.madvise(start, HUGE * PAGE, Advice.DONTNEED)
+    assert process.page_table_bytes == tables * PAGE
+
+
 def test_clone3_forks_or_shares_the_memory(process: Process) -> None:
     """kernel/fork.c copy_mm."""
     start = process.mmap(PAGE)

@@ -62,6 +62,43 @@ def test_mode_0_may_refuse_a_fork_of_mappings_that_each_were_granted() -> None:
     assert len(process.machine.processes) == 1
 
 
+def test_mode_0_asks_mapping_by_mapping_at_fork() -> None:
+    process = machine(0, ram=100 * MB).spawn()
+    process.mmap(60 * MB)
+    process.mmap(60 * MB, Prot.RW | Prot.EXEC)
+    process.fork()
+
+
+def test_mode_2_adds_up_the_mappings_of_a_fork() -> None:
+    process = machine(2, ram=100 * MB).spawn()
+    process.mmap(13 * MB)
+    process.mmap(13 * MB, Prot.RW | Prot.EXEC)
+    with pytest.raises(CommitRefused):
+        process.fork()
+
+
+def test_what_comes_empty_to_the_child_is_charged_and_what_is_borrowed_is_not() -> None:
+    """dup_mmap charges VM_WIPEONFORK as any other; vfork duplicates nothing."""
+    process = machine(2, ram=100 * MB).spawn()
+    heap = process.mmap(30 * MB)
+    process.madvise(heap, 30 * MB, Advice.WIPEONFORK)
+    with pytest.raises(CommitRefused):
+        process.fork()
+    process.vfork()
+    assert process.machine.committed == 30 * MB // PAGE
+
+
+def test_what_grows_by_a_move_or_becomes_writable_is_asked_for() -> None:
+    """mm/mremap.c vrm_charge, mprotect_fixup."""
+    process = machine(2, ram=100 * MB).spawn()
+    heap = process.mmap(10 * MB, at=1 << 30)
+    with pytest.raises(CommitRefused):
+        process.mremap(heap, 10 * MB, 45 * MB, at=1 << 40)
+    text = process.mmap(45 * MB, Prot.READ)
+    with pytest.raises(CommitRefused):
+        process.mprotect(text, 45 * MB, Prot.RW)
+
+
 def test_mode_1_refuses_nothing() -> None:
     process = machine(1, ram=10 * MB).spawn()
     process.mmap(1000 * MB)

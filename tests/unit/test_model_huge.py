@@ -16,6 +16,7 @@ from clonal.model import (
     Machine,
     Map,
     Process,
+    Prot,
     Unmodelled,
 )
 
@@ -173,6 +174,22 @@ def test_a_huge_page_moves_whole_if_aligned_alike(
     process.mremap(start, SIZE, SIZE, to)  # mm/mremap.c move_huge_pmd
     moved = process.pages(to, SIZE)
     assert (moved.frame == frames).all() and moved.huge.sum() == expected
+    assert len(process.space.tables.huge) * HUGE == expected
+
+
+def test_before_6_14_giving_up_a_huge_page_frees_the_table_in_reserve_too() -> None:
+    process = Machine(Config(kernel=(6, 12))).spawn()
+    process.write(huge_region(process))
+    process.madvise(AT, SIZE, Advice.DONTNEED)  # mm/huge_memory.c zap_deposited_table
+    assert process.page_table_bytes == 2 * PAGE
+
+
+@pytest.mark.parametrize("flags", [Map.PRIVATE, Map.SHARED])
+def test_mappings_of_memory_files_have_small_pages_always(flags: Map) -> None:
+    process = Machine(Config(thp="always")).spawn()
+    process.mmap(SIZE, flags=flags, file=process.machine.memfd(HUGE), at=AT)
+    process.write(AT)
+    assert (huge(process), process.rss.anon + process.rss.shmem) == (0, 1)
 
 
 def test_collapse_copies_what_is_there_and_ends_sharing(process: Process) -> None:
@@ -182,13 +199,18 @@ def test_collapse_copies_what_is_there_and_ends_sharing(process: Process) -> Non
     child = process.fork()
     assert child.madvise(start, SIZE, Advice.COLLAPSE) == Faults(copied=9)
     assert huge(child) == HUGE and child.write(start, SIZE) == Faults()
+    for prot in (Prot.READ, Prot.RW):
+        child.mprotect(start, SIZE, prot)
+    assert child.write(start, SIZE) == Faults()
     assert process.write(start, 9 * PAGE).reused == 9
 
 
 def test_collapse_refuses_what_was_never_written_and_does_not_do_files(process: Process) -> None:
     process.mmap(SIZE, at=AT)
-    with pytest.raises(BadFlags):
-        process.madvise(AT, SIZE, Advice.COLLAPSE)
+    for _ in range(2):
+        with pytest.raises(BadFlags):
+            process.madvise(AT, SIZE, Advice.COLLAPSE)
+        process.read(AT, 9 * PAGE)
     shared = process.mmap(SIZE, flags=Map.SHARED | Map.ANONYMOUS)
     with pytest.raises(Unmodelled):
         process.madvise(shared, SIZE, Advice.COLLAPSE)

@@ -124,6 +124,7 @@ def test_a_clone_on_another_node_copies_to_it_and_reads_from_afar(two: Machine) 
     clone = template.fork()
     clone.cpu = 3
     assert (clone.node, clone.distance()) == (1, 20)
+    assert clone.fork().node == 1
     clone.write(HEAP, 25 * PAGE)
     assert nodes_of(clone, 100) == [1] * 25 + [0] * 75
     assert (clone.node_pages, clone.distance(), template.distance()) == ((75, 25), 17.5, 10)

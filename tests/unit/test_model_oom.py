@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from clonal.kernel import procfs
-from clonal.model import PAGE, Config, Machine, Map, Prot, oom
+from clonal.model import PAGE, Clone, Config, Machine, Map, Prot, oom
 
 MB = 1 << 20
 
@@ -65,6 +65,39 @@ def test_a_vfork_child_is_spared_but_ends_with_the_memory_that_it_borrows(machin
     child = parent.vfork()
     assert machine.kill_for_memory() is parent
     assert child.exit_code == -9
+
+
+def test_the_immune_live_on_with_the_memory_of_a_victim(machine: Machine) -> None:
+    """__oom_kill_process: it is not freed then."""
+    process = machine.spawn()
+    process.write(process.mmap(10 * MB), 10 * MB)
+    sharer = process.clone3(Clone.VM)
+    sharer.oom_score_adj = -1000
+    assert machine.kill_for_memory() is process
+    assert sharer.exit_code is None and machine.frames.used == 10 * MB // PAGE
+
+
+def test_swap_is_memory_of_which_an_adjustment_is_a_share() -> None:
+    machine = Machine(Config(ram=1024 * MB, swap=1024 * MB))
+    small, large = machine.spawn(), machine.spawn()
+    for process, size in ((small, 10), (large, 160)):
+        process.write(process.mmap(size * MB), size * MB)
+    small.oom_score_adj = 100
+    assert machine.kill_for_memory() is small
+
+
+def test_points_are_pages_and_whole_thousandths_of_all_memory() -> None:
+    assert oom.badness(10, 5, 2 * PAGE, 0, 1999) == 17
+    assert oom.badness(10, 5, 2 * PAGE, 7, 1999) == 24
+    assert oom.badness(10, 5, 2 * PAGE, -1000, 1999) is None
+
+
+@pytest.mark.parametrize(
+    ("points", "shown"), [(None, 0), (0, 666), (10**6, 1333), (-(10**6), 0), (2999, 668), (-2999, 665)]
+)
+def test_the_score_is_two_thirds_of_thousandths_and_a_thousand(points: int | None, shown: int) -> None:
+    """proc_oom_score: in C, where division rounds towards zero."""
+    assert oom.score(points, 10**6) == shown
 
 
 def test_shared_memory_counts_too(machine: Machine) -> None:

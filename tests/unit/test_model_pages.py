@@ -75,6 +75,7 @@ def test_a_write_makes_a_zeroed_page_also_after_a_read(process: Process) -> None
         (5, [0, 12], 1, 16),
         (5, [12], 1, 16),
         (5, [0, 16], 2, 27),
+        (505, [0], 1, 7),  # not into the next page table
     ],
 )
 def test_a_read_of_a_file_maps_the_cached_pages_around(
@@ -103,6 +104,13 @@ def test_a_private_write_to_a_file_copies_at_once(process: Process) -> None:
     data = process.mmap(2 * PAGE, Prot.RW, Map.PRIVATE, process.machine.file(2))
     assert process.write(data) == Faults(minor=1, copied=1)
     assert kinds(process, data, 2) == [Kind.ANON, Kind.NONE]
+
+
+def test_a_private_write_to_a_page_that_is_not_cached_reads_it_first(process: Process) -> None:
+    file = process.machine.file(2, cached=False)
+    data = process.mmap(2 * PAGE, Prot.RW, Map.PRIVATE, file)
+    assert process.write(data) == Faults(major=1, copied=1)
+    assert (file.frame >= 0).tolist() == [True, False]
 
 
 def test_a_file_page_that_was_read_is_copied_even_if_one_process_maps_it(process: Process) -> None:
@@ -214,6 +222,18 @@ def test_dontfork_and_wipeonfork(process: Process) -> None:
     assert child.read(wiped) == Faults(minor=1)
     assert kinds(child, wiped, 1) == [Kind.ZERO]
     assert child.page_table_bytes
+
+
+def test_what_comes_empty_to_the_child_has_no_anon_vma_there(process: Process) -> None:
+    """dup_mmap sets it to none: the child's own fork copies no entries of it."""
+    wiped = process.mmap(PAGE)
+    process.write(wiped)
+    process.madvise(wiped, PAGE, Advice.WIPEONFORK)
+    child = process.fork()
+    child.madvise(wiped, PAGE, Advice.KEEPONFORK)
+    child.read(wiped)
+    child.fork()
+    assert child.fork_work.copied_vmas == 0
 
 
 def test_mlock_is_not_inherited_and_does_not_save_the_child_its_faults(process: Process) -> None:
@@ -342,6 +362,24 @@ def test_neighbours_that_are_alike_become_one_mapping(process: Process) -> None:
     assert kinds(process, first, 3) == [Kind.ANON, Kind.NONE, Kind.NONE]
 
 
+def test_a_mapping_that_joins_one_with_private_pages_is_copied_at_fork(process: Process) -> None:
+    """mm/vma.c dup_anon_vma."""
+    process.mmap(PAGE, at=(1 << 30) + PAGE)
+    process.write((1 << 30) + PAGE)
+    process.mmap(PAGE, at=1 << 30)
+    process.fork()
+    assert (process.fork_work.copied_vmas, process.fork_work.entries) == (1, 1)
+
+
+@pytest.mark.parametrize(("second", "mappings"), [(PAGE, 1), (2 * PAGE, 2), (0, 2)])
+def test_mappings_of_a_file_join_in_the_files_order(process: Process, second: int, mappings: int) -> None:
+    """can_vma_merge_after: vm_pgoff."""
+    file = process.machine.file(3)
+    for at, offset in ((0, 0), (PAGE, second)):
+        process.mmap(PAGE, Prot.READ, Map.PRIVATE, file, offset, at=(1 << 30) + at)
+    assert len(process.space.vmas) == mappings
+
+
 def test_unmapping_the_middle_splits_and_frees(process: Process) -> None:
     heap = process.mmap(3 * PAGE)
     process.write(heap, 3 * PAGE)
@@ -360,6 +398,9 @@ def test_page_tables_go_with_the_last_mapping_in_their_span(process: Process) ->
     assert process.page_table_bytes == 3 * PAGE
     process.munmap(heap + (1 << 20), 1 << 20)
     assert process.page_table_bytes == 0
+    process.write(process.mmap(2 << 20, at=heap), 2 << 20)
+    process.munmap(heap + (1 << 20), 1 << 20)
+    assert process.page_table_bytes == 3 * PAGE
 
 
 def test_protection_is_checked_and_given_back(process: Process) -> None:
