@@ -106,8 +106,8 @@ def of_storm(stand: Stand, costs: Costs, host: Host) -> Iterator[Figure]:
 
 
 def of_application(stand: Stand, costs: Costs) -> Iterator[Figure]:
-    """The example's requests, each in a child. What they write is measured once; then another process, freshly
-    started, is planned for, and measured."""
+    """The example's requests, each in a child. What they write is measured once; then another process,
+    freshly started, is planned for, and measured."""
     asked = phrases(REQUESTS)
     works = [f"call:app:handle:{phrase}" for phrase in asked]
     common: dict[str, Any] = {

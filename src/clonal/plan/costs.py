@@ -94,10 +94,14 @@ class Costs:
     origin: Origin = field(default=Origin("built-in default", "2 × AMD EPYC (virtual)", "6.18"))
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.name != "origin" and not (isinstance(value, (int, float)) and value >= 0):
-                raise Error(f"the cost {each.name} is {value!r}, but must be a number, 0 or more")
+        for name in NAMES:
+            value, positive = getattr(self, name), name in ("bandwidth", "cores")
+            good = (
+                isinstance(value, (int, float)) and 0 <= value < float("inf") and not (positive and not value)
+            )
+            if not good:
+                wanted = "more than 0" if positive else "0 or more"
+                raise Error(f"the cost {name} is {value!r}, but must be a number, {wanted}")
 
     def price(self, work: Work, copy: float, trapped: bool = True) -> float:
         """Nanoseconds that this work takes, a page copied at `copy`. `trapped`: pages are copied by the
@@ -142,5 +146,5 @@ class Costs:
             raise BadCosts(path, f"is damaged ({error})") from None
 
 
-NAMES = tuple(each.name for each in fields(Costs) if each.name != "origin")
+NAMES: tuple[str, ...] = tuple(each.name for each in fields(Costs) if each.name != "origin")
 DEFAULT = Costs()

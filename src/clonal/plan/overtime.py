@@ -46,12 +46,13 @@ def over_time(
 ) -> OverTime:
     """`base`: bytes before the first clone, `overhead` and `private`: of each; `start`: seconds between two
     clones; `write`: seconds in which a clone writes all it will; `room`: bytes there are."""
-    births = _births(fleet, start)
     begun = fleet.clones * start
-    horizon = begun + (LIVES * fleet.lifetime if fleet.lifetime else max(write, start)) + 1e-6
+    settling = begun + (min(write, fleet.lifetime) if fleet.lifetime else write)
+    horizon = settling + (LIVES * fleet.lifetime if fleet.lifetime else start) + 1e-6
+    births = _births(fleet, start, horizon)
     times = np.linspace(0.0, horizon, POINTS)
     used = np.array([base + _at(births, t, write, overhead, private) for t in times])
-    settled = used[times >= begun * 0.999]
+    settled = used[times >= min(settling, times[-1])]
     middle, highest = np.median(used, axis=1), used.max(axis=1)
     above = np.flatnonzero(middle > room) if (middle > room).any() else np.flatnonzero(highest > room)
     full = float(times[above[0]]) if above.size else None
@@ -63,12 +64,12 @@ def over_time(
     )  # fmt: skip
 
 
-def _births(fleet: Fleet, start: float) -> Values:
+def _births(fleet: Fleet, start: float, horizon: float) -> Values:
     """[fleet, place, life]: when each clone in each place is born; random lifetimes, seeded."""
     first: Values = np.arange(fleet.clones, dtype=np.float64) * start
     if fleet.lifetime is None:
         return first[None, :, None]
-    lives = int(LIVES * 3) + 6 + int(fleet.clones * start / fleet.lifetime)
+    lives = 12 + 2 * int(horizon / fleet.lifetime)  # more than anybody lives until then
     fleets = max(1, min(FLEETS, MOST // (fleet.clones * lives)))
     random = np.random.default_rng(1)
     lengths = random.exponential(fleet.lifetime, (fleets, fleet.clones, lives))
