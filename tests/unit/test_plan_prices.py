@@ -136,3 +136,11 @@ def test_no_cost_lowers_a_price(name: str) -> None:
             continue
         after = way(name, server, fleet, replace(DEFAULT, **{each.name: getattr(DEFAULT, each.name) * 2}))
         assert after.stall >= before.stall and after.touch >= before.touch and after.end >= before.end
+
+
+def test_of_an_image_the_other_ways_are_what_they_would_be_without_it() -> None:
+    plain = replace(NATIVE, huge_image=True)
+    frozen = replace(NATIVE, heap=0, image=HEAP)
+    for name in ("cow", "eager", "async_copy"):
+        assert way(name, frozen, Fleet(), DEFAULT).touch == way(name, plain, Fleet(), DEFAULT).touch
+    assert way("image", frozen, Fleet(), DEFAULT).stall < way("cow", frozen, Fleet(), DEFAULT).stall

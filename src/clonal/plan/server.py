@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clonal.errors import Error
@@ -96,6 +96,14 @@ class Server:
         if self.tables is not None:
             return self.tables
         return -(-(self.small_pages - self.others) // TABLE_SPAN) + -(-self.others // 32)
+
+    @property
+    def thawed(self) -> Server:
+        """The same with its image as private memory again: what every strategy but the image starts from."""
+        if not self.image:
+            return self
+        charge = None if self.charge is None else self.charge + self.image
+        return replace(self, heap=self.heap + self.image, image=0, tables=None, charge=charge)
 
     @property
     def committed(self) -> int:

@@ -65,7 +65,9 @@ def ways(server: Server, fleet: Fleet, costs: Costs) -> dict[str, Way]:
 
 
 def way(name: str, server: Server, fleet: Fleet, costs: Costs) -> Way:
-    """One of them: a clone is made on the model, touches its pages, and its work is priced."""
+    """One of them: a clone is made on the model, touches its pages, and its work is priced. Of a server that
+    is an image, the others are what they would be if it were none."""
+    server = server if name == "image" else server.thawed
     counted = count(name, server, fleet, costs)
     copy = costs.copy_page if name in UNTRAPPED else costs.copy_file if name == "image" else costs.copy
     stall = costs.vfork
