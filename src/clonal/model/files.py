@@ -44,5 +44,5 @@ class File:
     def load(self, pages: Indices) -> int:
         """Brings pages into the cache; how many were not there."""
         missing = pages[self.frame[pages] == NO_FRAME]
-        self.frame[missing] = self.frames.allocate(missing.size, self.kind)
+        self.frame[missing] = self.frames.allocate(missing.size, self.kind, offsets=missing)
         return int(missing.size)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TypeVar
 
 from clonal.model import numa
-from clonal.model.errors import BadMachine
+from clonal.model.errors import BadFlags, BadMachine
 
 PAGE = 4096
 ENTRIES = 512  # of a page table
@@ -55,6 +56,16 @@ class Clone(enum.IntFlag):
 
     VM = 0x100
     VFORK = 0x4000
+
+
+Flags = TypeVar("Flags", Prot, Map, Clone)
+
+
+def known(flags: Flags) -> Flags:
+    """The same. Raises BadFlags if there are some that the model does not have."""
+    if strange := int(flags) & ~sum(type(flags)):
+        raise BadFlags(flags, f"the model does not have {strange:#x}")
+    return flags
 
 
 class Kind(enum.IntEnum):

@@ -39,6 +39,8 @@ class Policy:
     nodes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.mode not in Mode.__members__.values():
+            raise BadPolicy(str(int(self.mode)), self.nodes, "is none that the model has")
         object.__setattr__(self, "nodes", tuple(sorted(set(self.nodes))))
         if self.mode in (Mode.DEFAULT, Mode.LOCAL) and self.nodes:
             raise BadPolicy(self.mode.name, self.nodes, "takes no nodes")

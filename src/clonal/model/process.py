@@ -21,10 +21,11 @@ from clonal.model.errors import (
 )
 from clonal.model.faults import Faults
 from clonal.model.files import File
-from clonal.model.flags import PAGE, Advice, Clone, Kind, Map, Prot
+from clonal.model.flags import PAGE, Advice, Clone, Kind, Map, Prot, known
 from clonal.model.fork import ForkWork, duplicate
-from clonal.model.frames import NO_FRAME, ZERO_FRAME
+from clonal.model.frames import NO_FRAME
 from clonal.model.huge import large_entries
+from clonal.model.maps import line
 from clonal.model.numa import DEFAULT
 from clonal.model.pin import Pin, frames_of
 from clonal.model.placement import Placed
@@ -91,6 +92,7 @@ class Process(Placed):
     ) -> int:
         """Maps `length` bytes and returns the address. `at` must be free. Raises BadRange, BadFlags."""
         start, end = page_range(at if at is not None else 1 << 20, length)
+        prot, flags = known(Prot(prot)), known(Map(flags))
         if flags & Map.SHARED and flags & Map.ANONYMOUS:  # a memory file without a name: shmem_zero_setup
             self._commit(end - start)
             flags, file = flags & ~Map.ANONYMOUS, self.machine.shared_memory(end - start)
@@ -129,8 +131,9 @@ class Process(Placed):
         return at
 
     def mprotect(self, address: int, length: int, prot: Prot) -> None:
-        """mprotect(2). Raises BadRange where something is not mapped."""
+        """mprotect(2). Raises BadFlags, BadRange where something is not mapped."""
         start, end = page_range(address, length)
+        prot = known(Prot(prot))
         locked = [vma for vma in self.space.between(start, end) if vma.locked and not vma.prot & Prot.WRITE]
         ranges = [(max(vma.start, start), min(vma.end, end)) for vma in locked if not vma.shared]
         self.space.mprotect(start, end, prot, lambda vma: self._accounts(vma, prot))
@@ -153,6 +156,9 @@ class Process(Placed):
     def madvise(self, address: int, length: int, advice: Advice) -> Faults:
         """madvise(2). Raises BadRange, BadFlags."""
         start, end = page_range(address, length)
+        if advice not in Advice.__members__.values():
+            raise BadFlags(advice, "an advice that the model does not have")
+        advice = Advice(advice)
         if advice in (Advice.POPULATE_READ, Advice.POPULATE_WRITE):
             return self._populate(start, end, advice is Advice.POPULATE_WRITE)
         if advice is Advice.COLLAPSE:
@@ -285,7 +291,7 @@ class Process(Placed):
 
     def clone3(self, flags: Clone) -> Process:
         """clone3(2): by its flags fork, vfork, or one that shares the memory for good. Raises BadFlags."""
-        if flags == 0:
+        if known(Clone(flags)) == 0:
             return self.fork()
         if not flags & Clone.VM:
             raise BadFlags(flags, "a parent that waits for a child with memory of its own is not modelled")
@@ -367,19 +373,4 @@ class Process(Placed):
     def maps(self) -> str:
         """As /proc/PID/maps, with its first 64 pages: `.` none, `0` the zero page, `w` writable, `c` copied
         (or reused) when written to, `r` any other; `W`, `C` and `R` are pages of huge ones."""
-        return "\n".join(self._map_line(vma) for vma in self.space.vmas)
-
-    def _map_line(self, vma: Vma) -> str:
-        rights = "".join(c if vma.prot & bit else "-" for c, bit in zip("rwx", Prot, strict=False))
-        present = vma.frame != NO_FRAME
-        shown = np.full(vma.pages, ".")
-        shown[present] = "c" if vma.prot & Prot.WRITE and not vma.shared else "r"
-        shown[vma.frame == ZERO_FRAME] = "0"
-        shown[vma.writable] = "w"
-        if self.space.tables.huge:
-            large = large_entries(self.space.tables, vma)
-            shown[large] = np.char.upper(shown[large])
-        pages = "".join(shown[:64]) + ("…" if vma.pages > 64 else "")
-        sharing = "s" if vma.shared else "p"
-        name = f" file {vma.file.inode}" if vma.file is not None else ""
-        return f"{vma.start * PAGE:012x}-{vma.end * PAGE:012x} {rights}{sharing} {pages}{name}"
+        return "\n".join(line(self.space, vma) for vma in self.space.vmas)

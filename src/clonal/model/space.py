@@ -179,6 +179,8 @@ class AddressSpace:
             raise BadRange(start * PAGE, (start + old) * PAGE, "is not one mapping")
         if taken := self.between(to, to + new):
             raise BadRange(to * PAGE, (to + new) * PAGE, f"overlaps {taken[0].start * PAGE:#x}")
+        if vma.file is not None and vma.offset + start - vma.start + new > vma.file.pages:
+            raise Unmodelled("mappings that reach over the end of their file")
         self._room_for_tables(start, min(old, new), to)
         if new < old:
             self.munmap(start + new, start + old)
