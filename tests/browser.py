@@ -83,6 +83,16 @@ class Browser:
         while self._next().get("method") != "Page.loadEventFired":
             pass
 
+    def size(self, width: int, height: int) -> None:
+        """The size of the window."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+
     def ask(self, expression: str) -> Any:
         """The value of an expression of JavaScript."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")

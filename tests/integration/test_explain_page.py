@@ -20,6 +20,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, P
     path = tmp_path_factory.mktemp("explain") / "page.html"
     path.write_text(page([tell(TOPICS[name], None, "a test") for name in ("write", "vfork")]), "utf-8")
     with browser(program) as opened:
+        opened.size(1280, 800)
         yield opened, path
 
 
@@ -62,6 +63,50 @@ def test_its_address_names_the_step(shown: tuple[Browser, Path]) -> None:
     assert tab.ask("location.hash") == "#vfork/5"
 
 
+def test_a_click_on_a_topic_or_on_a_dot_goes_there(shown: tuple[Browser, Path]) -> None:
+    tab, path = shown
+    tab.open(path, "?clicks#write/3")
+    tab.click("#dots button:nth-child(5)")
+    assert tab.ask(VISIBLE) == "write/5"
+    tab.click(".topics a[href='#vfork/1']")
+    assert tab.ask(VISIBLE) == "vfork/1"
+    assert tab.ask("document.querySelector('.topics [aria-current]').textContent") == "vfork"
+    tab.press("ArrowRight")
+    assert tab.ask(VISIBLE) == "vfork/2"
+
+
+@pytest.mark.parametrize("width", [1280, 800, 400])
+def test_it_fits_every_width(shown: tuple[Browser, Path], width: int) -> None:
+    tab, path = shown
+    tab.size(width, 800)
+    tab.open(path, f"?wide{width}#write/2")
+    assert tab.ask("document.documentElement.scrollWidth <= innerWidth")
+    tab.ask("window.box = document.querySelector('#next').getBoundingClientRect()")
+    assert tab.ask("box.left >= 0 && box.right <= innerWidth && box.top >= 0 && box.bottom <= innerHeight")
+    tab.size(1280, 800)
+
+
+def test_it_is_dark_where_the_reader_s_system_is(shown: tuple[Browser, Path]) -> None:
+    tab, path = shown
+    tab.open(path, "?dark")
+    paper = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every((part) => part > 127)"
+    seen = []
+    for scheme in ("light", "dark"):
+        tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        seen.append(tab.ask(paper))
+    assert seen == [True, False]
+
+
+def test_a_page_of_one_topic_has_no_list_of_them(shown: tuple[Browser, Path]) -> None:
+    tab, path = shown
+    one = path.with_name("one.html")
+    one.write_text(page([tell(TOPICS["write"], None, "a test")]), "utf-8")
+    tab.open(one)
+    assert tab.ask("document.querySelector('.topics') === null && document.querySelector('#topic').hidden")
+    tab.press("ArrowRight")
+    assert tab.ask(VISIBLE) == "write/2" and not tab.problems
+
+
 def test_a_step_is_drawn_with_its_tables_frames_and_arrows(shown: tuple[Browser, Path]) -> None:
     tab, path = shown
     tab.open(path, "?drawn#write/2")
@@ -80,4 +125,4 @@ def test_it_loads_nothing_and_no_script_fails(shown: tuple[Browser, Path]) -> No
     tab.open(path, "?loads")
     tab.press("ArrowRight")
     assert not tab.problems
-    assert all(url.startswith(path.as_uri()) for url in tab.requested)
+    assert all(url.startswith(path.parent.as_uri()) for url in tab.requested)

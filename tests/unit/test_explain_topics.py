@@ -101,7 +101,7 @@ def test_what_the_model_does_not_have_is_said_and_told_in_words() -> None:
         ("private-file", "other: write later 2", "minor faults", 1),
         ("exec", "parent: write heap 0-3", "reused", 4),
         ("vfork", "child: write heap 0", "minor faults", 0),
-        ("vfork", "parent: vfork child", "committed pages", 4),
+        ("vfork", "parent: vfork child", "private pages committed", 4),
         ("vfork", "parent: write heap 0-3", "minor faults", 0),
         ("shared-memory", "child: write pool 0", "copied", 0),
         ("image", "plain: fork child", "entries copied by fork", 512),
@@ -109,9 +109,9 @@ def test_what_the_model_does_not_have_is_said_and_told_in_words() -> None:
         ("image", "frozen: fork second", "entries copied by fork", 256),
         ("refcount", "worker: write objects 0-7", "copied", 8),
         ("refcount", "second: read objects 0-7", "minor faults", 0),
-        ("overcommit", "parent: map second anon 200000", "committed pages", 400_000),
+        ("overcommit", "parent: map second anon 200000", "private pages committed", 400_000),
         ("overcommit", "parent: map third anon 300000", "result", "ENOMEM"),
-        ("overcommit", "parent: fork child", "committed pages", 800_000),
+        ("overcommit", "parent: fork child", "private pages committed", 800_000),
         ("overcommit", "other: map one anon 1000", "result", "ENOMEM"),
         ("overcommit", "child: write first 0", "copied", 1),
         ("thp", "parent: write heap 0", "minor faults", 1),
@@ -206,7 +206,7 @@ def test_a_step_is_drawn_as_text() -> None:
         "     mm/memory.c do_wp_page, wp_can_reuse_anon_folio, wp_page_reuse\n"
         "\n"
         "     The frame has no other user: it is marked exclusive to the parent and made writable. A fault,\n"
-        "     but no copy: a handler without this case would copy for nothing and free the old frame.\n"
+        "     but no copy. A handler without this case would copy for nothing, and free the old frame.\n"
         "\n"
         "     the model\n"
         "     parent heap     │w 1*│c 2 │\n"
@@ -218,12 +218,12 @@ def test_a_step_is_drawn_as_text() -> None:
         "             3  anonymous      grandchild\n"
         "             4  anonymous      child\n"
         "\n"
-        "     minor faults       1\n"
-        "     reused             1\n"
-        "     committed pages    6\n"
-        "     RSS of parent      2 pages, tables 12 KiB\n"
-        "     RSS of child       2 pages, tables 12 KiB\n"
-        "     RSS of grandchild  2 pages, tables 12 KiB\n"
+        "     minor faults             1\n"
+        "     reused                   1\n"
+        "     private pages committed  6\n"
+        "     RSS of parent            2 pages, tables 12 KiB\n"
+        "     RSS of child             2 pages, tables 12 KiB\n"
+        "     RSS of grandchild        2 pages, tables 12 KiB\n"
         "\n"
     )
 

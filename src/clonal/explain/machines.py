@@ -97,7 +97,7 @@ class Machine:
         counters: dict[str, int | str] = {"result": ", ".join(self._failures)} if self._failures else {}
         counts = {"minor faults": self._minor, **work}
         counters |= {name: count for name, count in counts.items() if count is not None}
-        counters["committed pages"] = sum(view.charged for view in own.values())
+        counters["private pages committed"] = sum(view.charged for view in own.values())
         uses = {who: Use(sum(view.rss), view.page_tables) for who, view in own.items()}
         return Side(picture, counters, uses)
 
@@ -161,7 +161,7 @@ class Model(Machine):
             "copied": made.copied or None,
             "reused": made.reused or None,
             "zero-filled": made.zeroed or None,
-            "mapped from files": made.mapped or None,
+            "mapped from the cache": made.mapped or None,
             "entries copied by fork": self._entries or (None if self._huge else self._entries),
             "huge entries copied by fork": self._huge or None,
         }

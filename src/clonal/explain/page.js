@@ -1,7 +1,9 @@
 "use strict";
 (() => {
   const stories = [...document.querySelectorAll(".story")];
+  const links = [...document.querySelectorAll(".topics a")];
   const byId = (id) => document.getElementById(id);
+  const mark = (element, on, what) => (on ? element.setAttribute("aria-current", what) : element.removeAttribute("aria-current"));
   let story = 0, step = 1;
   const steps = () => stories[story].querySelectorAll(".step");
 
@@ -21,13 +23,30 @@
     byId("back").disabled = step === 1;
     byId("next").disabled = step === count;
     byId("topic").value = stories[story].id;
+    links.forEach((each, index) => mark(each, index === story, "page"));
+    dots(count);
+  }
+
+  function dots(count) {
+    const made = [...Array(count).keys()].map((index) => {
+      const dot = document.createElement("button");
+      dot.title = steps()[index].querySelector("pre").textContent;
+      dot.setAttribute("aria-label", `step ${index + 1}`);
+      dot.classList.toggle("past", index < step - 1);
+      mark(dot, index === step - 1, "step");
+      dot.addEventListener("click", () => go(story, index + 1));
+      return dot;
+    });
+    byId("dots").replaceChildren(...made);
   }
 
   function go(toStory, toStep) {
+    const before = story;
     story = Math.min(Math.max(toStory, 0), stories.length - 1);
     step = Math.min(Math.max(toStep, 1), steps().length);
     history.replaceState(null, "", `#${stories[story].id}/${step}`);
     show();
+    if (story !== before) scrollTo(0, 0);
   }
 
   const keys = {
@@ -39,9 +58,12 @@
     End: () => go(story, Infinity),
     " ": () => go(story, step + 1),
   };
+  const own = (event) => // keys that the element under the focus has a use for itself
+    event.target.matches("select") ||
+    (event.target.matches("button, a") && event.key === " ") ||
+    (stories.length === 1 && /^Arrow(Up|Down)$/.test(event.key));
   document.addEventListener("keydown", (event) => {
-    if (event.target.matches("select, button") && event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-    if (event.altKey || event.ctrlKey || event.metaKey || !keys[event.key]) return;
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || !keys[event.key] || own(event)) return;
     event.preventDefault();
     keys[event.key]();
   });
@@ -51,7 +73,11 @@
     go(stories.findIndex((each) => each.id === event.target.value), 1);
     event.target.blur();
   });
-  addEventListener("hashchange", read);
+  links.forEach((each, index) => each.addEventListener("click", (event) => {
+    event.preventDefault();
+    go(index, 1);
+  }));
+  addEventListener("hashchange", () => { read(); scrollTo(0, 0); });
   document.documentElement.classList.add("stepping");
   read();
 })();

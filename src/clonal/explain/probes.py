@@ -27,7 +27,7 @@ def oom_scores(kernel: KernelRunner) -> str:
         scores.append(f"{who} {memory.slurp(f'/proc/{pid}/oom_score').decode().strip()}")
     thousandth = _all(memory.meminfo()) // mmap.PAGESIZE // 1000
     shown = ", ".join(scores)
-    return f"/proc/PID/oom_score here: {shown} (666, and ⅔ for each {thousandth:,} pages)"
+    return f"/proc/PID/oom_score here: {shown} (666, and ⅔ more for each {thousandth:,} points)"
 
 
 def nodes(_kernel: KernelRunner) -> str:
@@ -96,7 +96,7 @@ def _ask(size: int) -> str:
     got = libc.mmap(
         None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0
     )
-    asked = f"here, a request for {size / _GIB:.2f} GiB"
+    asked = f"here (vm.overcommit_memory={memory.overcommit_mode()}), a request for {size / _GIB:.2f} GiB"
     if got in (None, ctypes.c_void_p(-1).value):
         return f"{asked}: {os.strerror(ctypes.get_errno())}"
     added = memory.meminfo()["Committed_AS"] - before
@@ -135,8 +135,8 @@ def refcount(_kernel: KernelRunner) -> str:
     done = subprocess.run([sys.executable, "-I", "-c", _COUNTS], capture_output=True, text=True, timeout=60)
     objects, raw = done.stdout.split()
     return (
-        f"CPython {sys.version.split()[0]} here: a child that reads 200,000 floats takes {int(objects):,} "
-        f"faults, one that reads as many bytes {int(raw):,}"
+        f"CPython {sys.version.split()[0]} here: a forked child that reads a list of 200,000 floats takes "
+        f"{int(objects):,} faults, one that reads a bytearray of the same size {int(raw):,}"
     )
 
 

@@ -9,9 +9,9 @@ from html import escape
 from clonal.explain.machines import Side
 from clonal.explain.picture import Block, Cell, Row, numbers
 
-WIDTH, TOP, LINE, GAP = 540, 26, 20, 12
-TABLE, TABLE_WIDTH = 8, 176  # where the tables begin, and their width
-FRAME, FRAME_WIDTH = 330, 202
+WIDTH, TOP, LINE, GAP = 488, 26, 20, 12
+TABLE, TABLE_WIDTH = 2, 178  # where the tables begin, and their width
+FRAME, FRAME_WIDTH = 288, 198
 KINDS = {"zero": "zero page", "file": "page cache", "anon": "anonymous"}
 
 
@@ -73,9 +73,10 @@ class Drawing:
 
     def _tables(self) -> Iterator[str]:
         for y, process, use in self.titles:
-            yield _text(TABLE, y + 14, process, "process")
-            yield _text(TABLE + 8 + 8 * len(process), y + 14, use, "small")
-        for line in self.lines:
+            name = f'<tspan class="process">{escape(process)}</tspan>'
+            name += f'<tspan class="small" dx="8">{escape(use)}</tspan>'
+            yield f'<text x="{TABLE}" y="{y + 14}">{name}</text>'
+        for line in sorted(self.lines, key=lambda line: line.cell.changed):  # whose frame is over the others'
             yield self._entry(line)
 
     def _entry(self, line: _Placed) -> str:

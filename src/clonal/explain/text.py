@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from clonal.explain.machines import Side
 from clonal.explain.picture import NAMES, Cell, Picture, Row, joined, numbers
@@ -15,9 +17,11 @@ Line = list[Span]
 PLAIN, DIM, BOLD, NEW, GOOD, BAD = "", "dim", "bold", "bold yellow", "green", "bold red"
 INDENT = "     "
 LEGEND = (
-    "w: a write does not fault; c: a write copies or reuses; r: any other; · no entry; z the zero page; "
-    "H: one entry for 2 MiB; numbers are frames; * changed in this step"
+    "w 3: in frame 3, a write does not fault; c 3: a write faults, then copies or reuses; r 3: any other; "
+    "z: the zero page; ·: no entry; H: one entry for 2 MiB; *: changed in this step. "
+    "The kernel shows frames, not who may write."
 )
+SAME = "the kernel shows the same, page by page"
 
 
 def plain(lines: Sequence[Line]) -> str:
@@ -42,7 +46,7 @@ def moment(story: Story, index: int, width: int) -> list[Line]:
     shown = story.moments[index]
     number = f"{index + 1}/{len(story.moments)}"
     lines: list[Line] = []
-    for position, text in enumerate(_short(shown.lines) or ["(the kernel acts)"]):
+    for position, text in enumerate(shortened(shown.lines)):
         lines.append([(f"{number if position == 0 else '':<5}", DIM), (text, BOLD)])
     lines += _wrapped(shown.tell.where, width, DIM)
     lines += [[], *_wrapped(shown.tell.why, width, PLAIN), []]
@@ -66,13 +70,12 @@ def figure(story: Story, index: int) -> str:
     return plain([*steps, [], *_tables(side.picture), [], *frames, [(totals, DIM)]])
 
 
-def _short(lines: list[str]) -> list[str]:
-    """Alike lines of several processes take up one."""
+def shortened(lines: list[str]) -> list[str]:
+    """Of more than two lines in a row that differ in a number of a process only the first and the last."""
     made: list[str] = []
-    for line in lines:
-        if len(made) > 3 and len(lines) > 6:
-            return [*made, f"… {len(lines) - len(made)} more"]
-        made.append(line)
+    for _, alike in groupby(lines, lambda line: re.sub(r"(?<=[a-z])\d+", "", line)):
+        same = list(alike)
+        made += same if len(same) < 3 else [same[0], "…", same[-1]]
     return made
 
 
@@ -146,7 +149,7 @@ def uses(side: Side) -> dict[str, str]:
     made = {}
     for who, use in side.uses.items():
         tables = f", tables {use.page_tables // 1024} KiB" if use.page_tables else ""
-        made[f"RSS of {who}"] = f"{use.rss:,} pages{tables}"
+        made[f"RSS of {who}"] = f"{use.rss:,} page{'' if use.rss == 1 else 's'}{tables}"
     return made
 
 
@@ -172,18 +175,18 @@ def _cell(cell: Cell) -> str:
 def _frames(picture: Picture) -> list[Line]:
     lines: list[Line] = []
     blocks = joined(picture.blocks)
-    width = max((len(block.name) for block in blocks), default=0)
+    width = max((len(block.name) + block.changed for block in blocks), default=0)
     for block in blocks:
         users = ", ".join(dict.fromkeys(process for process, _ in block.users))
         node = f"node {block.node}  " if block.node is not None else ""
-        text = f"{block.name:<{width}}  {node}{NAMES[block.kind]:<13}  {users}"
+        text = f"{block.name + '*' * block.changed:<{width}}  {node}{NAMES[block.kind]:<13}  {users}"
         title = "frames" if not lines else ""
-        span = (f"{text}*", NEW) if block.changed else (text, PLAIN)
+        span = (text, NEW if block.changed else PLAIN)
         lines.append([(f"{INDENT}{title:<8}", DIM), span])
     return [*lines, []] if lines else []
 
 
 def _verdict(shown: Moment) -> list[Line]:
     if shown.model and shown.kernel and not shown.differences:
-        return [[], [(f"{INDENT}the kernel shows the same, page by page", GOOD)]]
+        return [[], [(f"{INDENT}{SAME}", GOOD)]]
     return []

@@ -84,8 +84,8 @@ SHARED_MEMORY = Topic(
             "The same writes side by side: two pages of private memory are copied, of shared memory none.",
         ),
     ),
-    "Where every child writes most of the data, shared memory is the way out; who writes must agree with "
-    "whom.",
+    "Where every child writes most of the data, shared memory is the way out; the writers must then agree on "
+    "who writes what.",
 )
 
 IMAGE = Topic(
@@ -127,9 +127,9 @@ IMAGE = Topic(
         Tell(
             "frozen: read heap 0-255\nfrozen: write heap 0\nfrozen: fork second",
             "mm/memory.c vma_needs_copy, copy_present_ptes",
-            "What happens if the template does not stay idle: one private write gives the mapping an "
-            "anon_vma, and the fork copies every entry that is present.",
+            "And if the template does not stay idle? One private write gives the mapping an anon_vma, and "
+            "the next fork copies every entry that is present.",
         ),
     ),
-    "That is what clonal.freeze() does, and why a template waits without touching anything.",
+    "This is what clonal.freeze() does, and why a template waits without touching its memory.",
 )

@@ -11,10 +11,10 @@ OVERCOMMIT = Topic(
         Tell(
             "parent: map first anon 200000",
             "mm/util.c __vm_enough_memory",
-            "A machine of 1 GiB is 262,144 pages. A private writable mapping is charged in full "
+            "The model's machine has 1 GiB, 262,144 pages. A private writable mapping is charged in full "
             "(Committed_AS), touched or not; it takes no frame.",
             probe="commit_one",
-            apart="the model's machine has 1 GiB: the same requests would say nothing here",
+            apart="this machine is asked for shares of its own size instead",
         ),
         Tell(
             "parent: map second anon 200000",
@@ -24,13 +24,14 @@ OVERCOMMIT = Topic(
         Tell(
             "parent: map third anon 300000",
             "mm/util.c __vm_enough_memory (OVERCOMMIT_GUESS)",
-            "What exceeds RAM and swap by itself is refused. That is all that mode 0 refuses.",
+            "A request that by itself exceeds RAM and swap is refused. That is all that mode 0 refuses.",
             probe="commit_too_much",
         ),
         Tell(
             "parent: write first 0-3\nparent: fork child",
             "kernel/fork.c dup_mmap (vm_flags & VM_ACCOUNT)",
-            "Fork charges every such mapping a second time: the child could write to all of it.",
+            "Fork charges every such mapping a second time, since the child could write to all of it. Each "
+            "is looked at alone here, too.",
         ),
         Tell(
             "# vm.overcommit_memory is set to 2\nother: map one anon 1000",
@@ -47,8 +48,8 @@ OVERCOMMIT = Topic(
             "Copy-on-write goes on as before: the mode is about promises, not about pages.",
         ),
     ),
-    "Mode 2 does not disable copy-on-write; it refuses early, also fork, what mode 0 lets the OOM killer "
-    "end.",
+    "Mode 2 does not switch copy-on-write off. It refuses early, even a fork, where mode 0 promises and "
+    "leaves the rest to the OOM killer.",
     config={"ram": 1 << 30},
 )
 
@@ -113,11 +114,13 @@ STORM = Topic(
         Tell(
             "\n".join(f"{child}: write heap 0-5" for child in _CHILDREN),
             "mm/memory.c wp_page_copy",
-            "All write all pages: 24 faults, 24 copies. All cores ask for frames and copy at the same "
-            "time; memory bandwidth and the allocator's locks are what they share now.",
+            "All write all pages: 24 faults, 24 copies. Where they run on several cores at the same time, "
+            "what they now compete for is memory bandwidth and the locks of the page allocator.",
         ),
         Tell(
-            "\n".join(f"{child}: exit\nparent: wait {child}" for child in _CHILDREN)
+            "\n".join(
+                [f"{child}: exit" for child in _CHILDREN] + [f"parent: wait {child}" for child in _CHILDREN]
+            )
             + "\nparent: write heap 0-5\nparent: fork touched\ntouched: write heap 0-5",
             "mm/memory.c do_wp_page",
             "Does it help to touch the pages in the parent first? The parent reuses its six, and the child"
@@ -129,11 +132,15 @@ STORM = Topic(
             "MADV_POPULATE_WRITE in the child copies the same pages, but in one call, before it is asked "
             "to serve: the storm is moved to where nobody waits.",
         ),
-        Tell("ready: write heap 0-5", "none: no fault", "No fault is left."),
+        Tell(
+            "ready: write heap 0-5",
+            "none: no fault",
+            "Its requests write to pages that are its own by now. No fault is left.",
+        ),
         Tell(
             "parent: map pool shared 6\nparent: write pool 0-5\nparent: fork last\nlast: write pool 0-5",
             "mm/memory.c do_shared_fault",
-            "Or share what all of them write: mapped, never copied.",
+            "Or share what all of them write: a shared mapping is mapped by faults, but never copied.",
         ),
     ),
     "What helps: populate in the child, shared memory, DONTFORK or WIPEONFORK for what it does not need, "

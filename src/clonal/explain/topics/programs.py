@@ -21,8 +21,8 @@ EXEC = Topic(
         Tell(
             "child: exec",
             "fs/exec.c begin_new_exec, exec_mmap",
-            "The child takes a new, empty address space. Its old tables and entries are torn down, as at "
-            "exit: nothing of them was ever used.",
+            "The child takes a new, empty address space. Its copied tables and entries are torn down as at "
+            "exit; none of them was ever used.",
         ),
         Tell(
             "parent: write heap 0-3",
@@ -54,8 +54,8 @@ VFORK = Topic(
         Tell(
             "child: write heap 0",
             "none: no fault",
-            "The entry is writable as before: this write is the parent's memory. Hence the rule to do "
-            "nothing between vfork and exec. There is no copy-on-write here to protect the parent.",
+            "The entry is writable as before, and the write changes the parent's memory. No copy-on-write "
+            "protects the parent here: hence the rule to do next to nothing between vfork and exec.",
         ),
         Tell(
             "child: write heap 3",

@@ -51,8 +51,8 @@ FORK = Topic(
             "about as long as the fork. The parent's entries stay c: nobody looks who is left over.",
         ),
     ),
-    "Fork costs time for each entry that it copies, about 10 ms per GiB written in 4 KiB pages, and memory"
-    " only for page tables. On-demand-fork shares the lower page tables; Linux does not.",
+    "Fork costs time for each entry that it copies, some 10 to 15 ms for each GiB written in 4 KiB pages, "
+    "and memory for page tables only. Sharing the lower tables is On-demand-fork, which Linux does not have.",
 )
 
 WRITE = Topic(
@@ -117,8 +117,8 @@ LAST_SHARER = Topic(
         Tell(
             "parent: write heap 0",
             "mm/memory.c do_wp_page, wp_can_reuse_anon_folio, wp_page_reuse",
-            "The frame has no other user: it is marked exclusive to the parent and made writable. A fault,"
-            " but no copy: a handler without this case would copy for nothing and free the old frame.",
+            "The frame has no other user: it is marked exclusive to the parent and made writable. A fault, "
+            "but no copy. A handler without this case would copy for nothing, and free the old frame.",
         ),
         Tell(
             "grandchild: exit\nchild: wait grandchild\nchild: exit\nparent: wait child",
@@ -128,10 +128,10 @@ LAST_SHARER = Topic(
         Tell(
             "parent: write heap 1",
             "mm/memory.c wp_can_reuse_anon_folio",
-            "Whether sharers wrote or ended is all the same: the last one reuses.",
+            "It makes no difference whether the others wrote or ended: the last sharer reuses.",
         ),
     ),
-    "A frame shared by n is copied at most n − 1 times. A reuse costs a fault, about a third of a copy.",
+    "A frame shared by n is copied at most n − 1 times. A reuse costs a fault, a third of a copy or less.",
 )
 
 ZERO_PAGE = Topic(
