@@ -22,6 +22,7 @@ LEGEND = (
     ("anon", "", "anonymous"),
     ("file", "", "page cache"),
     ("zero", "", "the zero page"),
+    ("far", "", "on node 1"),
     ("changed", "", "changed in this step"),
 )
 HINT = "<kbd>←</kbd> <kbd>→</kbd> step&ensp; <kbd>Home</kbd> <kbd>End</kbd> first, last"
@@ -39,7 +40,7 @@ def page(stories: Sequence[Story]) -> str:
         f"<title>{title}</title><style>{_resource('page.css')}</style></head>\n"
         f"<body{SINGLE if single else ''}>{'' if single else _topics(stories)}"
         f"{_steps(stories)}<main>{''.join(map(_story, stories))}</main>\n"
-        f"<footer>{_legend()}</footer>\n<script>{_resource('page.js')}</script></body></html>\n"
+        f"<footer>{_legend(stories)}</footer>\n<script>{_resource('page.js')}</script></body></html>\n"
     )
 
 
@@ -130,7 +131,11 @@ def _tile(name: str, value: str, theirs: dict[str, str] | None) -> str:
     return f"<li{wrong}><b>{escape(value)}</b><span>{escape(name)}</span>{below}</li>"
 
 
-def _legend() -> str:
+def _legend(stories: Sequence[Story]) -> str:
+    """Nodes are explained where there are any."""
+    nodes = any(story.topic.config.get("nodes") for story in stories)
     return "".join(
-        f'<span><i class="key {css}">{mark or "&nbsp;"}</i> {words}</span>' for css, mark, words in LEGEND
+        f'<span><i class="key {css}">{mark or "&nbsp;"}</i> {words}</span>'
+        for css, mark, words in LEGEND
+        if nodes or css != "far"
     )

@@ -54,7 +54,8 @@ class Drawing:
         if row.lent_by:
             return f"runs in {row.lent_by}'s address space"
         use = self.side.uses[row.process]
-        return f"RSS {use.rss:,}, tables {use.page_tables // 1024} KiB"
+        tables = f", tables {use.page_tables // 1024} KiB" if use.page_tables else ""
+        return f"RSS {use.rss:,}{tables}" if row.cells else "nothing mapped"
 
     @staticmethod
     def _frame_y(index: int) -> float:
@@ -120,7 +121,7 @@ class Drawing:
         for y, block in self.frames.values():
             users = len(block.users)
             what = KINDS[block.kind] if block.node is None else f"node {block.node}"
-            css = f"frame {block.kind}{' changed' if block.changed else ''}"
+            css = f"frame {block.kind}{' changed' if block.changed else ''}{' far' if block.node else ''}"
             yield (
                 f'<g class="{css}"><rect x="{FRAME}" y="{y}" width="{FRAME_WIDTH}" height="{LINE}" rx="4"/>'
                 f"{_text(FRAME + 8, y + 14, block.name, 'number')}"
