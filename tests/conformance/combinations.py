@@ -352,6 +352,20 @@ HUGE = {
             c: write a 0-9
             p: write a 600
             """,
+        "mappings of a child that stay apart": """
+            p: map a anon 24
+            p: mlock a 4-7
+            p: fork c
+            c: mprotect a 3 r
+            c: mprotect a 3 rw
+            c: read a 3
+            c: fork d
+            c: mprotect a 0-3 r
+            p: munlock a 4-7
+            p: mprotect a 3 r
+            p: mprotect a 3 rw
+            p: mprotect a 0-3 r
+            """,
         "five of them": """
             p: map a anon 3000
             p: madvise a 0-2999 hugepage

@@ -371,6 +371,31 @@ def test_a_mapping_that_joins_one_with_private_pages_is_copied_at_fork(process: 
     assert (process.fork_work.copied_vmas, process.fork_work.entries) == (1, 1)
 
 
+def test_only_a_mapping_that_changes_joins_its_neighbours(process: Process) -> None:
+    """vma_modify: a child's mappings, alike since locks are not inherited, stay apart until one changes."""
+    heap = process.mmap(8 * PAGE, Prot.READ)
+    process.mlock(heap + 4 * PAGE, 4 * PAGE)
+    child = process.fork()
+    child.madvise(heap, 8 * PAGE, Advice.DONTNEED)
+    child.mprotect(heap + PAGE, PAGE, Prot.NONE)
+    assert [vma.pages for vma in child.space.vmas] == [1, 1, 2, 4]
+    child.mprotect(heap + 3 * PAGE, PAGE, Prot.NONE)
+    child.mprotect(heap + 3 * PAGE, PAGE, Prot.READ)
+    assert [vma.pages for vma in child.space.vmas] == [1, 1, 6]
+
+
+def test_no_mapping_takes_over_private_pages_that_its_parent_had_too(process: Process) -> None:
+    """is_mergeable_anon_vma, vma_is_fork_child: a neighbour that was never written stays apart."""
+    heap = process.mmap(4 * PAGE)
+    process.mlock(heap + 2 * PAGE, 2 * PAGE)
+    child = process.fork()
+    for each in (process, child):
+        each.munlock(heap, 4 * PAGE)
+        each.mprotect(heap + PAGE, PAGE, Prot.READ)
+        each.mprotect(heap + PAGE, PAGE, Prot.RW)
+    assert [[vma.pages for vma in each.space.vmas] for each in (process, child)] == [[4], [2, 2]]
+
+
 @pytest.mark.parametrize(("second", "mappings"), [(PAGE, 1), (2 * PAGE, 2), (0, 2)])
 def test_mappings_of_a_file_join_in_the_files_order(process: Process, second: int, mappings: int) -> None:
     """can_vma_merge_after: vm_pgoff."""

@@ -37,7 +37,7 @@ def duplicate(parent: AddressSpace) -> tuple[AddressSpace, ForkWork]:
         if vma.dont_fork:
             continue
         if not _is_copied(vma):
-            twin = replace(vma, anon_vma=False, locked=False, frame=_empty(), writable=_no())
+            twin = replace(vma, anon_vma=False, inherited=False, locked=False, frame=_empty(), writable=_no())
         else:
             copied += 1
             twin, count = _copy_entries(parent, child, vma)
@@ -70,7 +70,9 @@ def _copy_entries(space: AddressSpace, child: AddressSpace, vma: Vma) -> tuple[V
     space.frames.map(vma.frame[present & ~held & small].astype(np.intp), child)
     space.frames.exclusive[shared[space.frames.kind[shared] == Kind.ANON]] = False
     vma.writable &= held
-    twin = replace(vma, locked=False, frame=vma.frame.copy(), writable=np.zeros(vma.pages, bool))
+    twin = replace(
+        vma, inherited=True, locked=False, frame=vma.frame.copy(), writable=np.zeros(vma.pages, bool)
+    )
     if held.any():
         pages = np.flatnonzero(held)
         own = space.frames.allocate(pages.size, Kind.ANON, vma.policy, vma.offsets(pages))

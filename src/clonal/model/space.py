@@ -99,6 +99,8 @@ class AddressSpace:
         return end - pages
 
     def _merge(self, vma: Vma) -> None:
+        """Joins a mapping that changed with its neighbours where they are alike (mm/vma.c vma_modify,
+        vma_merge_existing_range). Others that are alike, as after a fork, stay apart."""
         at = self._index(vma)
         if at + 1 < len(self.vmas) and vma.joins(self.vmas[at + 1]):
             vma.join(self.vmas.pop(at + 1))
@@ -131,8 +133,9 @@ class AddressSpace:
         reach = end if hole is None else hole
         for vma in self.between(start, reach) if start < reach else []:
             if differs(vma):
-                yield from self.pieces(max(vma.start, start), min(vma.end, reach))
-        self._tidy(start, end)
+                for piece in self.pieces(max(vma.start, start), min(vma.end, reach)):
+                    yield piece
+                    self._merge(piece)
         if hole is not None:
             raise BadRange(hole * PAGE, end * PAGE, "is not mapped throughout")
 
@@ -213,18 +216,11 @@ class AddressSpace:
         if made := self.tables.pages - before:
             self.frames.admit(made, taken=made)
 
-    def _tidy(self, start: int, end: int) -> None:
-        """Joins what is alike again around a range whose mappings changed."""
-        for vma in self.between(start - 1, end + 1):
-            if any(each is vma for each in self.vmas):
-                self._merge(vma)
-
     def advise(self, start: int, end: int, advice: Advice) -> None:
         """What madvise changes on mappings. POPULATE_* is the fault handler's. Holes are passed over, and
         told at the end (mm/madvise.c madvise_walk_vmas)."""
         for vma in self.between(start, end):
             self._advise(vma, max(vma.start, start), min(vma.end, end), advice)
-        self._tidy(start, end)
         if self.hole(start, end) is not None:
             raise BadRange(start * PAGE, end * PAGE, "is not mapped throughout")
 
@@ -245,6 +241,7 @@ class AddressSpace:
         if getattr(vma, name) != value:
             for piece in self.pieces(start, end):
                 setattr(piece, name, value)
+                self._merge(piece)
 
     def _reclaim(self, start: int, end: int) -> None:
         """A PTE table whose whole span was given up at once is freed (mm/pt_reclaim.c, x86, 6.14)."""

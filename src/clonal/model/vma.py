@@ -29,6 +29,7 @@ class Vma:
     file: File | None = None
     offset: int = 0  # pages into the file
     anon_vma: bool = False  # something in it was written privately: fork copies its entries
+    inherited: bool = False  # that was so in the parent (vma_is_fork_child)
     dont_fork: bool = False
     wipe_on_fork: bool = False
     hugepage: bool | None = None  # MADV_HUGEPAGE, MADV_NOHUGEPAGE
@@ -80,7 +81,15 @@ class Vma:
             self.end == after.start
             and self._alike() == after._alike()
             and (self.file is None or self.offset + self.pages == after.offset)
+            and self._may_share(after)
         )
+
+    def _may_share(self, after: Vma) -> bool:
+        """Whether one may take over the other's anon_vma: not one that is a parent's too
+        (is_mergeable_anon_vma). Two different ones are taken for the same."""
+        if self.anon_vma == after.anon_vma:
+            return True
+        return not (self if self.anon_vma else after).inherited
 
     def _alike(self) -> tuple[Any, ...]:
         flags = self.flags & ~Map.POPULATE
@@ -91,5 +100,6 @@ class Vma:
         """Takes over the one behind it."""
         self.end = after.end
         self.anon_vma |= after.anon_vma
+        self.inherited |= after.inherited
         self.frame = np.concatenate([self.frame, after.frame])
         self.writable = np.concatenate([self.writable, after.writable])

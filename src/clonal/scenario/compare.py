@@ -149,7 +149,10 @@ class Comparison:
         yield from self._equal(who, "charged pages", model.charged, kernel.charged)
         yield from self._equal(who, "regions", sorted(model.regions), sorted(kernel.regions))
         for name in model.regions.keys() & kernel.regions.keys():
-            yield from self._region(f"{who} {name}", model.regions[name], kernel.regions[name])
+            sizes = len(model.regions[name].kind), len(kernel.regions[name].kind)
+            yield from self._equal(f"{who} {name}", "pages", *sizes)
+            if sizes[0] == sizes[1]:
+                yield from self._region(f"{who} {name}", model.regions[name], kernel.regions[name])
 
     def _region(self, where: str, model: RegionView, kernel: RegionView) -> Iterator[Mismatch]:
         unsure = kernel.kind == Shown.ZERO_OR_ANON
