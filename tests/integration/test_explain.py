@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -148,6 +149,12 @@ def test_pause_waits_after_each_step_and_ends_at_q() -> None:
     assert result.stderr.count("enter: next step") == 3
 
 
+def test_pause_goes_back_at_b() -> None:
+    result = explain("write", "--model", "--pause", given="b\n\nb\nq\n")
+    steps = re.findall(r"^(\d)/6 ", result.stdout, re.MULTILINE)
+    assert steps == ["1", "2", "3", "2"]  # there is nothing before the first
+
+
 def test_without_the_kernel_the_reason_is_printed() -> None:
     assert "without the kernel: --model was given" in explain("fork", "--model").stdout
 
@@ -164,14 +171,83 @@ def test_the_page_of_all_topics_needs_nothing_else(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["forc"], "no topic 'forc'; did you mean fork?"),
+        (["FORK"], "no topic 'FORK'; did you mean fork?"),
+        (["zero-pages"], "no topic 'zero-pages'; did you mean zero-page?"),
+        (["kettle"], "no topic 'kettle'; there are fork, write, last-sharer"),
+        (["fork", "write"], "unrecognized arguments: write"),
         (["--pause"], "--pause steps through a topic on the terminal"),
         (["fork", "--html", "page.txt"], "page.txt: give a file whose name ends in .html"),
         (["fork", "--html", "/nowhere/page.html"], "there is no folder /nowhere to write to"),
+        (["fork", "--html", "/dev/null/page.html"], "there is no folder /dev/null to write to"),
+        (["fork", "--html", "/proc/page.html"], "/proc/page.html: No such file or directory"),
         (["fork", "--loud"], "unrecognized arguments: --loud"),
     ],
 )
 def test_bad_input_gives_one_line(arguments: list[str], says: str) -> None:
     result = explain(*arguments)
-    assert result.returncode in (1, 2)
+    assert result.returncode == 2
     assert says in result.stderr
     assert result.stderr.count("\n") == 1 and not result.stdout
+
+
+def test_a_folder_in_place_of_the_page_gives_one_line(tmp_path: Path) -> None:
+    (tmp_path / "page.html").mkdir()
+    result = explain("fork", "--html", str(tmp_path / "page.html"))
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "page.html: is a folder; give a file" in result.stderr
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    command = f"{shlex.join(CLONAL)} {line}"
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "says"),
+    [
+        ("fork >&-", 2, "clonal: standard output is closed: there is nowhere to print to\n"),
+        ("fork >/dev/full", 1, "clonal: standard output: No space left on device\n"),
+        ("fork --json >/dev/full", 1, "clonal: standard output: No space left on device\n"),
+        ("--help >/dev/full", 1, "clonal: standard output: No space left on device\n"),
+        ("storm --json | head -c 1", 0, ""),
+        ("fork --pause <&- >/dev/null", 0, "     enter: next step, q: end \n"),
+    ],
+)
+def test_output_and_input_that_are_closed_or_full_give_one_line(line: str, status: int, says: str) -> None:
+    result = shell(line)
+    assert (result.returncode, result.stderr) == (status, says)
+
+
+def test_a_terminal_without_the_letters_shows_the_rest() -> None:
+    command = [*CLONAL, "write"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "parent heap ?c 1*?c 2*?" in result.stdout
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="pytest itself runs without privilege: the tests above show it")
+def test_without_privilege_the_verb_tells_its_story_and_what_it_may_not_write() -> None:
+    run_script(
+        """
+        import contextlib, io
+        from clonal.cli.main import main
+
+        def told(*words):
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                status = main(["explain", *words])
+            return status, out.getvalue(), err.getvalue()
+
+        status, out, err = told("write")
+        assert (status, err) == (0, ""), err
+        assert "the kernel shows the same, page by page" in out
+        status, out, err = told("oom")
+        assert (status, err) == (0, ""), err
+        assert "none can be made (Permission denied)" in " ".join(out.split())
+        assert told("write", "--html", "/etc/page.html") == (
+            2, "", "clonal: /etc/page.html: this user may not write to /etc\\n"
+        )
+        """,
+        user="nobody",
+    )

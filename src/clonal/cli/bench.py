@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from clonal.bench.results import Results
 from clonal.bench.run import Progress, Settings, run
 from clonal.bench.strategies import ARTICLE, FLOOR, STRATEGIES
 from clonal.cli.main import Parser, UserMistake
+from clonal.cli.outputs import check_file, write
 from clonal.kernel import machine
 from clonal.report import plot
 from clonal.report.words import parse_size
@@ -60,7 +60,7 @@ def report(results: Results, arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         plot.save(draw.plot(results), arguments.plot)
     if arguments.html is not None:
-        arguments.html.write_text(draw.page(results), "utf-8")
+        write(arguments.html, draw.page(results))
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -83,12 +83,8 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         plot.require()
     for path, suffix in ((arguments.plot, ".png"), (arguments.html, ".html")):
-        if path is None:
-            continue
-        if path.suffix != suffix:
-            raise UserMistake(f"{path}: give a file whose name ends in {suffix}")
-        if not os.access(path.absolute().parent, os.W_OK):
-            raise UserMistake(f"{path}: there is no folder {path.absolute().parent} to write to")
+        if path is not None:
+            check_file(path, suffix)
 
 
 def list_strategies() -> int:

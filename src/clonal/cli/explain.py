@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clonal.cli.main import Parser, UserMistake, require
+from clonal.cli.outputs import check_file, write
 from clonal.errors import Error
 from clonal.report.table import console
 
 if TYPE_CHECKING:
-    from clonal.explain import Story
+    from clonal.explain import Story, Topic
     from clonal.scenario import KernelRunner
 
 WIDTH = 110  # elsewhere than on a terminal
@@ -33,7 +33,7 @@ def parser() -> Parser:
         epilog="Without TOPIC: the list of topics; with --html a page of all of them, with --json the list.",
     )
     made.add_argument("topic", nargs="?", metavar="TOPIC", help="one of the list")
-    made.add_argument("--pause", action="store_true", help="wait for a key after each step (enter; q ends)")
+    made.add_argument("--pause", action="store_true", help="wait after each step (enter; b: back; q: end)")
     made.add_argument("--model", action="store_true", help="the model alone; do not ask this kernel")
     made.add_argument("--json", action="store_true", help="print the pictures and counters as JSON")
     made.add_argument("--html", type=Path, metavar="FILE.html", help="write a page to step through")
@@ -43,18 +43,20 @@ def parser() -> Parser:
 def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     require("numpy", "model")
-    from clonal.explain import TOPICS, topic
+    from clonal.explain import TOPICS
 
     check(arguments)
     if arguments.topic is None and arguments.html is None:
         return list_topics(arguments.json)
-    topics = list(TOPICS.values()) if arguments.topic is None else [topic(arguments.topic)]
+    topics = list(TOPICS.values()) if arguments.topic is None else [wanted(arguments.topic)]
     from clonal.explain import tell
 
     with kernel_or_reason(arguments.model) as (kernel, reason):
         stories = [tell(each, kernel, reason) for each in topics]
     if arguments.html is not None:
-        write_page(stories, arguments.html)
+        from clonal.explain.page import page
+
+        write(arguments.html, page(stories))
     if arguments.json:
         print(
             json.dumps(
@@ -70,14 +72,18 @@ def check(arguments: argparse.Namespace) -> None:
     """Refuses before the work what could not be done after it."""
     if arguments.pause and (arguments.json or arguments.html or arguments.topic is None):
         raise UserMistake("--pause steps through a topic on the terminal: give a TOPIC, no --json, no --html")
-    if arguments.html is None:
-        return
-    if arguments.html.suffix != ".html":
-        raise UserMistake(f"{arguments.html}: give a file whose name ends in .html")
-    if not os.access(arguments.html.absolute().parent, os.W_OK):
-        raise UserMistake(
-            f"{arguments.html}: there is no folder {arguments.html.absolute().parent} to write to"
-        )
+    if arguments.html is not None:
+        check_file(arguments.html, ".html")
+
+
+def wanted(name: str) -> Topic:
+    """The topic of this name."""
+    from clonal.explain import UnknownTopic, topic
+
+    try:
+        return topic(name)
+    except UnknownTopic as error:
+        raise UserMistake(str(error)) from None
 
 
 def list_topics(as_json: bool) -> int:
@@ -109,12 +115,6 @@ def kernel_or_reason(model_only: bool) -> Iterator[tuple[KernelRunner | None, st
         yield runner, ""
 
 
-def write_page(stories: list[Story], path: Path) -> None:
-    from clonal.explain.page import page
-
-    path.write_text(page(stories), "utf-8")
-
-
 def show(story: Story, pause: bool) -> None:
     from rich.text import Text
 
@@ -128,15 +128,22 @@ def show(story: Story, pause: bool) -> None:
             out.print(Text.assemble(*line), soft_wrap=True)
 
     put(text.heading(story, width))
-    for index in range(len(story.moments)):
+    index = 0
+    while index < len(story.moments):
         put(text.moment(story, index, width))
-        if pause and index + 1 < len(story.moments) and not go_on():
+        step = asked(index) if pause and index + 1 < len(story.moments) else 1
+        if not step:
             return
+        index += step
     put(text.closing(story, width))
 
 
-def go_on() -> bool:
-    """Waits for enter; False at `q` or at the end of the input."""
-    print("     enter: next step, q: end ", end="", file=sys.stderr, flush=True)
-    line = sys.stdin.readline()
-    return bool(line) and line.strip().lower() != "q"
+def asked(index: int) -> int:
+    """How many steps to go on, as the reader says; 0 at `q` or at the end of the input."""
+    back = ", b: back" if index else ""
+    print(f"     enter: next step{back}, q: end ", end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline() if sys.stdin is not None else ""
+    if not line:
+        print(file=sys.stderr)
+    word = line.strip().lower()
+    return 0 if not line or word == "q" else -1 if word == "b" and index else 1

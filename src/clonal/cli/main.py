@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import clonal
 
@@ -62,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserMistake as mistake:
         print(f"clonal: {mistake}", file=sys.stderr)
         return USAGE
+    except OutputLost as error:
+        _let_go_of_output()
+        print(f"clonal: {error}", file=sys.stderr)
+        return 1
     except clonal.Error as error:
         print(f"clonal: {error}", file=sys.stderr)
         return 1
@@ -69,8 +74,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("clonal: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:  # `clonal … | head`: nobody reads on, which is not an error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit does not fail again
+        _let_go_of_output()
         return 128 + signal.SIGPIPE
+
+
+class OutputLost(clonal.Error):
+    """What was printed could not be written: the disk is full, say."""
+
+    def __init__(self, reason: str | None) -> None:
+        super().__init__(f"standard output: {reason}", reason=reason)
+
+
+class _Output(io.FileIO):
+    """Standard output, whose failures cannot be taken for those of anything else."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputLost(error.strerror) from None
+
+
+def _prepare_output() -> None:
+    """Letters that it does not have become `?`."""
+    if sys.stdout is None:
+        raise UserMistake("standard output is closed: there is nowhere to print to")
+    old = sys.stdout
+    if old is sys.__stdout__ and isinstance(old, io.TextIOWrapper):
+        raw = io.BufferedWriter(_Output(old.fileno(), "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(raw, old.encoding, "replace", line_buffering=old.line_buffering)
+
+
+def _let_go_of_output() -> None:
+    """So that the flush at exit does not fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -80,9 +119,14 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if arguments.verb not in VERBS:
         raise UserMistake(f"no verb {arguments.verb!r}; there are {', '.join(VERBS)}")
+    if arguments.verb != "run":  # a script may well do without output, or know what to do with its own
+        _prepare_output()
     require("rich", EXTRA)
-    status: int = importlib.import_module(f"clonal.cli.{arguments.verb}").main(arguments.rest)
-    sys.stdout.flush()
+    try:
+        status: int = importlib.import_module(f"clonal.cli.{arguments.verb}").main(arguments.rest)
+    finally:  # also where --help has ended it
+        if sys.stdout is not None:
+            sys.stdout.flush()
     return status
 
 

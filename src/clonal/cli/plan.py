@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clonal.cli.main import Parser, UserMistake, require
+from clonal.cli.outputs import check_file, write
 from clonal.errors import Error
 from clonal.report.table import console, table
 from clonal.report.words import parse_share, parse_size, parse_time
@@ -136,12 +137,8 @@ def check(arguments: argparse.Namespace) -> None:
     if len(measured) == 2:
         raise UserMistake("give --pid or --template, not both")
     for path, ending in ((arguments.plot, ".png"), (arguments.html, ".html")):
-        if path is None:
-            continue
-        if path.suffix != ending:
-            raise UserMistake(f"{path}: give a file whose name ends in {ending}")
-        if not os.access(path.absolute().parent, os.W_OK):
-            raise UserMistake(f"{path}: there is no folder {path.absolute().parent} to write to")
+        if path is not None:
+            check_file(path, ending)
     if arguments.plot is not None:
         from clonal.report import plot
 
@@ -308,7 +305,7 @@ def report(plan: Plan, arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         draw.save(plan, arguments.plot)
     if arguments.html is not None:
-        arguments.html.write_text(draw.page(plan), "utf-8")
+        write(arguments.html, draw.page(plan))
 
 
 def report_sweep(axes: Sequence[Axis], points: Sequence[Point], arguments: argparse.Namespace) -> None:
@@ -326,4 +323,4 @@ def report_sweep(axes: Sequence[Axis], points: Sequence[Point], arguments: argpa
     if arguments.plot is not None:
         draw.save_sweep(axes, points, arguments.plot)
     if arguments.html is not None:
-        arguments.html.write_text(draw.sweep_page(axes, points), "utf-8")
+        write(arguments.html, draw.sweep_page(axes, points))

@@ -15,7 +15,7 @@ class UnknownTopic(Error):
 
     def __init__(self, name: str, names: Iterable[str]) -> None:
         names = tuple(names)
-        near = difflib.get_close_matches(name, names, 1)
+        near = difflib.get_close_matches(name.lower(), names, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
         super().__init__(f"no topic {name!r}; {hint}", name=name)
 
