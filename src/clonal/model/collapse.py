@@ -38,6 +38,6 @@ def _block(space: AddressSpace, vma: Vma, block: int) -> int:
     space.frames.unmap(present, space)
     space.frames.map_huge(int(new[0]), space)
     space.frames.exclusive[new] = True
-    vma.frame[part], vma.writable[part] = new, bool(vma.prot & Prot.WRITE)
+    vma.entries[part], vma.writable[part] = new, bool(vma.prot & Prot.WRITE)
     space.tables.huge.add(block)
     return int(present.size)

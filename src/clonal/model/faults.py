@@ -58,7 +58,7 @@ def _touch_small(space: AddressSpace, vma: Vma, index: Index, write: bool, confi
 
 def _read(space: AddressSpace, vma: Vma, index: Index, around: int) -> Faults:
     if vma.file is None and not vma.shared:  # do_anonymous_page: the zero page, which is nobody's memory
-        vma.frame[index] = ZERO_FRAME
+        vma.entries[index] = ZERO_FRAME
         return Faults(minor=index.size)
     return _read_file(space, vma, index, around)
 
@@ -108,7 +108,7 @@ def _load(vma: Vma, index: Index) -> int:
 
 def _map_cached(space: AddressSpace, vma: Vma, index: Index) -> None:
     frames = _cached(vma)[index]
-    vma.frame[index] = frames
+    vma.entries[index] = frames
     # Shared memory has no use for notice of the first write (mm/vma.c vma_wants_writenotify); a file does.
     vma.writable[index] = (
         vma.shared and vma.file is not None and vma.file.kind is Kind.SHMEM and bool(vma.prot & Prot.WRITE)
@@ -137,7 +137,7 @@ def _own(space: AddressSpace, vma: Vma, index: Index) -> None:
     frames = space.frames.allocate(index.size, Kind.ANON, vma.policy, vma.offsets(index))
     space.frames.map(frames, space)
     space.frames.exclusive[frames] = True
-    vma.frame[index] = frames
+    vma.entries[index] = frames
     vma.writable[index] = True
     vma.anon_vma = True
 

@@ -74,7 +74,7 @@ def _fault(space: AddressSpace, vma: Vma, block: int, write: bool, config: Confi
         return _NOTHING  # small pages are tried instead (VM_FAULT_FALLBACK)
     vma.anon_vma = True
     space.tables.huge.add(block)
-    vma.frame[_part(vma, block)] = ZERO_FRAME
+    vma.entries[_part(vma, block)] = ZERO_FRAME
     return _fill(space, vma, block) if write else (1, 0, 0)
 
 
@@ -83,7 +83,7 @@ def _fill(space: AddressSpace, vma: Vma, block: int) -> tuple[int, int, int]:
     frames, part = space.frames.allocate_huge(vma.policy, block), _part(vma, block)
     space.frames.map_huge(int(frames[0]), space)
     space.frames.exclusive[frames] = True
-    vma.frame[part], vma.writable[part] = frames, True
+    vma.entries[part], vma.writable[part] = frames, True
     return 1, 0, HUGE
 
 
@@ -130,7 +130,7 @@ def zap(space: AddressSpace, vma: Vma, start: int, end: int) -> None:
         frame = int(vma.frame[part.start])
         if frame != ZERO_FRAME:
             space.frames.unmap_huge(frame, space)
-        vma.frame[part], vma.writable[part] = -1, False
+        vma.entries[part], vma.writable[part] = -1, False
         space.tables.drop(block)
 
 

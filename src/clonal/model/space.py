@@ -191,7 +191,7 @@ class AddressSpace:
         (vma,) = self.pieces(start, start + old)
         huge.move(self, vma, to)
         moved = replace(vma, start=to, end=to + new, frame=np.empty(0, np.int32))
-        moved.frame[:old], moved.writable[:old] = vma.frame, vma.writable
+        moved.entries[:old], moved.writable[:old] = vma.frame, vma.writable
         self.tables.move(start, old, to)
         vma.clear()
         self.vmas.insert(bisect_right(self.vmas, to, key=lambda each: each.start), moved)
@@ -263,9 +263,10 @@ class AddressSpace:
             huge.zap(self, vma, start, end)
         part = slice(start - vma.start, end - vma.start)
         frames = vma.frame[part]
-        self.frames.unmap(frames[frames != NO_FRAME].astype(np.intp), self)
-        vma.frame[part] = NO_FRAME
-        vma.writable[part] = False
+        mapped = frames[frames != NO_FRAME].astype(np.intp)
+        if mapped.size:
+            self.frames.unmap(mapped, self)
+            vma.entries[part], vma.writable[part] = NO_FRAME, False
 
     def destroy(self) -> None:
         """Everything goes (mm/mmap.c exit_mmap)."""

@@ -89,7 +89,7 @@ class Mapping:
             frames.unmap_huge(frame, space)
         present = self.frame != NO_FRAME
         frames.exclusive[self.frame[present]] = self.exclusive[present]
-        vma.frame[:], vma.writable[:], vma.anon_vma = self.frame, self.writable, self.anon_vma
+        vma.entries[:], vma.writable[:], vma.anon_vma = self.frame, self.writable, self.anon_vma
 
     def restore_cache(self, frames: Frames) -> None:
         """Pages of the file that the access read are in the cache no more."""

@@ -58,9 +58,16 @@ class Vma:
         return index + (self.start if self.file is None else self.offset)
 
     def clear(self) -> None:
-        """No entries, as after mmap."""
-        self.frame = np.full(self.pages, NO_FRAME, np.int32)
+        """No entries, as after mmap: that takes no memory, however long the mapping is."""
+        self.frame = np.broadcast_to(np.int32(NO_FRAME), self.pages)
         self.writable = np.zeros(self.pages, bool)
+
+    @property
+    def entries(self) -> Entries:
+        """`frame`, to be changed."""
+        if not self.frame.flags.writeable:
+            self.frame = self.frame.copy()
+        return self.frame
 
     def part(self, start: int, end: int) -> Vma:
         """The pages [start, end) of it as a mapping of its own; shares no array with it."""
