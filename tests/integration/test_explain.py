@@ -130,6 +130,7 @@ def test_a_topic_is_told_with_both_machines() -> None:
     assert result.returncode == 0, result.stderr
     assert "the model" in result.stdout
     assert f"Linux {os.uname().release.split('-')[0]}, just now" in result.stdout
+    assert ("this kernel tells only root" in result.stdout) == (not IS_ROOT)
     assert result.stdout.count("the kernel shows the same, page by page") == len(TOPICS["write"].steps)
 
 
@@ -242,6 +243,7 @@ def test_without_privilege_the_verb_tells_its_story_and_what_it_may_not_write() 
         status, out, err = told("write")
         assert (status, err) == (0, ""), err
         assert "the kernel shows the same, page by page" in out
+        assert "a: anonymous, f: page cache; this kernel tells only root" in out
         status, out, err = told("oom")
         assert (status, err) == (0, ""), err
         assert "none can be made (Permission denied)" in " ".join(out.split())

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from clonal.explain.svg import svg
 from clonal.explain.tell import Moment, Story
-from clonal.explain.text import SAME, counters, shortened
+from clonal.explain.text import HIDDEN, SAME, counters, shortened
 
 LEGEND = (
     ("w", "w", "a write does not fault"),
@@ -72,6 +72,8 @@ def _story(story: Story) -> str:
     topic = story.topic
     reasons = (("this kernel", story.without_kernel), ("the model", story.without_model))
     notes = "".join(f'<p class="warning">Without {name}: {escape(why)}.</p>' for name, why in reasons if why)
+    if story.frames_hidden:
+        notes += f'<p class="note">{HIDDEN.partition("; ")[2]}: the arrows of its side are missing.</p>'
     steps = "".join(_step(story, index) for index in range(len(story.moments)))
     return (
         f'<section class="story" id="{topic.name}"><h1><small>{topic.name}</small>'

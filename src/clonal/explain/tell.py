@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from clonal.explain.machines import Kernel, Model, Side
+from clonal.explain.picture import UNKNOWN
 from clonal.explain.probes import PROBES
 from clonal.explain.topic import Tell, Topic
 from clonal.kernel import cgroup
@@ -54,6 +55,13 @@ class Story:
     kernel_name: str
     without_kernel: str = ""
     without_model: str = ""
+
+    @property
+    def frames_hidden(self) -> bool:
+        """Whether the kernel kept the numbers of frames to itself."""
+        pictures = [moment.kernel.picture for moment in self.moments if moment.kernel is not None]
+        cells = [cell for picture in pictures for row in picture.rows for cell in row.cells]
+        return any(cell.kind in ("anon", "file") and cell.frame == UNKNOWN for cell in cells)
 
     def to_json(self) -> dict[str, Any]:
         return {

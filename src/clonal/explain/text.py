@@ -21,6 +21,7 @@ LEGEND = (
     "z: the zero page; ·: no entry; H: one entry for 2 MiB; *: changed in this step. "
     "The kernel shows frames, not who may write."
 )
+HIDDEN = "a: anonymous, f: page cache; this kernel tells only root the numbers of frames (CAP_SYS_ADMIN)"
 SAME = "the kernel shows the same, page by page"
 
 
@@ -31,6 +32,8 @@ def plain(lines: Sequence[Line]) -> str:
 def heading(story: Story, width: int) -> list[Line]:
     lines: list[Line] = [[(f"{story.topic.name}: ", BOLD), (story.topic.title, BOLD)]]
     lines += _wrapped(LEGEND, width, DIM, "")
+    if story.frames_hidden:
+        lines += _wrapped(HIDDEN, width, DIM, "")
     for name, reason in (("the kernel", story.without_kernel), ("the model", story.without_model)):
         if reason:
             lines += _wrapped(f"without {name}: {reason}", width, BAD, "")
@@ -99,7 +102,7 @@ def _machines(story: Story, shown: Moment, width: int) -> list[Line]:
         *_beside(left, right, width),
         [],
         *_frames(side.picture),
-        *_counters(side, second),
+        *_counters(side, second, titles),
         *_verdict(shown),
     ]
 
@@ -126,11 +129,13 @@ def _tables(picture: Picture) -> list[Line]:
     return [_row(row, names, width) for row in picture.rows]
 
 
-def _counters(side: Side, second: Side | None) -> list[Line]:
-    """One line each, the model's value and the kernel's."""
+def _counters(side: Side, second: Side | None, titles: tuple[str, str]) -> list[Line]:
+    """One line each, the model's value and the kernel's, if it shows one."""
     ours, theirs = counters(side) | uses(side), counters(second) | uses(second) if second else {}
-    names, values = max(map(len, ours)), max(map(len, ours.values()))
-    lines = []
+    names, values = max(map(len, ours)), max(map(len, [*ours.values(), titles[0]]))
+    lines: list[Line] = (
+        [[(f"{INDENT}{'':<{names}}  {titles[0]:<{values}}   {titles[1]}", DIM)]] if second else []
+    )
     for name, value in ours.items():
         other = theirs.get(name, "") if second else ""
         wrong = other not in ("", value)
