@@ -23,6 +23,7 @@ SHARE = 0.05
 
 def main(clones: int) -> int:
     """Measures and prints."""
+    filled, fill_seconds = min((fill() for _ in range(5)), key=lambda each: each[1])
     model = Machine(Config(ram=64 << 30))
     server = model.spawn()
     heap = server.mmap(HEAP)
@@ -46,8 +47,7 @@ def main(clones: int) -> int:
     size = (HEAP + CODE) >> 20
     print(f"{clones:,} clones of {size} MiB, each writing a random {SHARE:.0%} of {HEAP >> 20} MiB:")
     print(f"  {written.copied:,} pages copied in {seconds:.2f} s, {peak / 1e9:.2f} GB")
-    filled, fill_seconds = fill()
-    print(f"  {filled.minor / fill_seconds / 1e6:.1f} M faults a second in a range of {LARGE >> 20} MiB")
+    print(f"  {filled.minor / fill_seconds / 1e6:.1f} M faults a second in {LARGE >> 20} MiB, at best")
     return 0 if written.copied == clones * round(pages * SHARE) else 1
 
 

@@ -69,6 +69,7 @@ def assert_consistent(machine: Machine) -> None:
     assert sum(frames.banks.left) == frames.count - frames.used
     loose = np.flatnonzero((frames.mapped == 0) & (frames.kind == Kind.ANON) & (frames.head == 0))
     assert not loose.size
+    assert not frames.exclusive[frames.kind == Kind.NONE].any()
 
 
 def full(ram: int, **more: Any) -> Process:

@@ -89,8 +89,6 @@ class Frames:
         found = self.banks.take(count, policy, offsets)
         self.used += count
         self._grow(self.banks.top)
-        self.mapped[found] = 0
-        self.exclusive[found] = False
         self.kind[found] = kind
         self.ledger.charge(found)
         return found
@@ -127,7 +125,7 @@ class Frames:
         if frames.size:
             self.used -= frames.size
             self.ledger.uncharge(frames)
-            self.kind[frames] = Kind.NONE
+            self.kind[frames], self.exclusive[frames] = Kind.NONE, False
             self.banks.give(frames)
 
     def map(self, frames: Indices, space: object) -> None:
