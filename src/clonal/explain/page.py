@@ -78,7 +78,7 @@ def _story(story: Story) -> str:
     return (
         f'<section class="story" id="{topic.name}"><h1><small>{topic.name}</small>'
         f"<span>{escape(topic.title)}</span></h1>"
-        f'{notes}{steps}<p class="lesson">{escape(topic.lesson)}</p></section>\n'
+        f'{notes}{steps}<p class="lesson">{_prose(topic.lesson)}</p></section>\n'
     )
 
 
@@ -91,9 +91,13 @@ def _step(story: Story, index: int) -> str:
     )
     return (
         f'<article class="step" data-step="{index + 1}"><div class="told"><pre>{lines}</pre>'
-        f'<div><p>{escape(shown.tell.why)}</p><p class="where">{escape(shown.tell.where)}</p></div></div>'
+        f'<div><p>{_prose(shown.tell.why)}</p><p class="where">{escape(shown.tell.where)}</p></div></div>'
         f"{_tiles(shown)}{wrong}{notes}{_figures(story, shown)}</article>\n"
     )
+
+
+def _prose(text: str) -> str:
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", escape(text))
 
 
 def _line(line: str) -> str:

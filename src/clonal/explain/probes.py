@@ -30,6 +30,15 @@ def oom_scores(kernel: KernelRunner) -> str:
     return f"/proc/PID/oom_score here: {shown} (666, and ⅔ more for each {thousandth:,} points)"
 
 
+def no_huge_pages() -> str:
+    """Why MADV_HUGEPAGE does nothing here; "" if it does."""
+    try:
+        setting = memory.slurp("/sys/kernel/mm/transparent_hugepage/enabled").decode()
+    except OSError:
+        return "it has no transparent huge pages (CONFIG_TRANSPARENT_HUGEPAGE)"
+    return "transparent_hugepage/enabled is set to never" if "[never]" in setting else ""
+
+
 def nodes(_kernel: KernelRunner) -> str:
     """What this machine can show of nodes."""
     try:

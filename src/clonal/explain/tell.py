@@ -101,6 +101,8 @@ def kernel_version() -> tuple[int, int]:
 def tell(topic: Topic, kernel: KernelRunner | None, without_kernel: str = "") -> Story:
     """Plays it; without `kernel` on the model alone, for the reason given. What the two show differently is
     played again before it counts. A kernel that cannot play it takes no part."""
+    if kernel is not None and (lacking := topic.lacking()):
+        kernel, without_kernel = None, lacking
     try:
         for _ in range(PLAYS if kernel is not None else 1):
             with _room(topic, kernel) as room:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,8 @@ class Tell:
 
 @dataclass(frozen=True)
 class Topic:
-    """`config` are the settings of the model's machine, `lesson` what to remember."""
+    """`config` are the settings of the model's machine, `lesson` what to remember. `lacking`: why the running
+    kernel cannot play it, "" if it can."""
 
     name: str
     title: str
@@ -57,6 +58,8 @@ class Topic:
     lesson: str
     config: Mapping[str, Any] = field(default_factory=dict)
     group: int = 0  # pages of the memory cgroup that its processes are in; 0: none. Shows their points, too
+
+    lacking: Callable[[], str] = str
 
     @property
     def text(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clonal.explain.probes import no_huge_pages
 from clonal.explain.topic import Tell, Topic
 
 FORK = Topic(
@@ -214,4 +215,5 @@ THP = Topic(
         ),
     ),
     "Huge pages make fork cheap. A write after it copies 4 KiB as ever, and splits the writer's entry.",
+    lacking=no_huge_pages,
 )
