@@ -100,6 +100,7 @@ def test_every_command_of_the_beliefs_runs(command: str) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("command", [each for each in COMMANDS if "clonal bench" in each])
 def test_every_benchmark_of_the_beliefs_runs(command: str) -> None:
     assert measured(command, 900)

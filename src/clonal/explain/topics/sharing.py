@@ -48,8 +48,9 @@ FORK = Topic(
         Tell(
             "child: exit\nparent: wait child",
             "mm/mmap.c exit_mmap, mm/memory.c unmap_vmas",
-            "Each entry of the child is undone; frames that nobody maps any more are free. That takes "
-            "about as long as the fork. The parent's entries stay c: nobody looks who is left over.",
+            "Each entry of the child is undone; frames that nobody maps any more are free. That takes about "
+            "as long as the fork. The parent's entries stay write-protected (c): nothing goes back to see "
+            "who is left.",
         ),
     ),
     "Fork costs time for each entry that it copies, some 10 to 15 ms for each GiB written in 4 KiB pages, "
