@@ -282,7 +282,7 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 
 def report(plan: Plan, arguments: argparse.Namespace) -> None:
-    from clonal.plan import draw, show
+    from clonal.plan import draw, page, show
     from clonal.plan.advice import advise
 
     if arguments.json:
@@ -305,11 +305,11 @@ def report(plan: Plan, arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         draw.save(plan, arguments.plot)
     if arguments.html is not None:
-        write(arguments.html, draw.page(plan))
+        write(arguments.html, page.page(plan))
 
 
 def report_sweep(axes: Sequence[Axis], points: Sequence[Point], arguments: argparse.Namespace) -> None:
-    from clonal.plan import draw, show
+    from clonal.plan import draw, page, show
 
     if arguments.json:
         print(json.dumps([point.to_json(axes) for point in points], indent=1))
@@ -323,4 +323,4 @@ def report_sweep(axes: Sequence[Axis], points: Sequence[Point], arguments: argpa
     if arguments.plot is not None:
         draw.save_sweep(axes, points, arguments.plot)
     if arguments.html is not None:
-        write(arguments.html, draw.sweep_page(axes, points))
+        write(arguments.html, page.sweep_page(axes, points))
