@@ -81,7 +81,7 @@ def _figures(plan: Plan) -> Iterator[Figure]:
     yield _change("One fork stops the server for", fork.way.stall, other.way.stall, duration, names)
     parts = f"{size(other.way.private)} of pages, {size(other.way.overhead)} of tables and kernel structures"
     yield _change("One more clone takes", fork.way.memory, other.way.memory, size, parts)
-    asked = f"of {plan.fleet.clones:,} asked for; the bound is the {fork.fit.bound}"
+    asked = f"of {plan.fleet.clones:,} asked for; bound by: {fork.fit.bound}"
     yield _change("Clones that fit", fork.fit.clones, other.fit.clones, _many, asked, more=True)
     yield _change("All forks, one after another", fork.forks * 1e9, other.forks * 1e9, duration, names)
     storm = f"all clones touch at once and wait for {fork.storm.bound}"
@@ -114,7 +114,8 @@ def sweep_page(axes: Sequence[Axis], points: Sequence[Point]) -> str:
 
 def _sweep_parts(axes: Sequence[Axis], points: Sequence[Point]) -> Iterator[str]:
     swept = [(f"Swept: {axis.name}", ", ".join(axis.values)) for axis in axes]
-    yield html.facts([*_facts(points[0].plan), *swept])
+    count = ("Plans", f"{len(points):,}; server, fleet and machine above are those of the first")
+    yield html.facts([*_facts(points[0].plan), count, *swept])
     yield html.panels(sweep_curves.charts(axes, points))
     if same := sweep_curves.constants(axes, points):
         yield html.paragraph(f"Not changed by it: {'; '.join(same)}.")
