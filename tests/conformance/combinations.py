@@ -352,6 +352,26 @@ HUGE = {
             c: write a 0-9
             p: write a 600
             """,
+        "the last page": """
+            p: map a thp 512
+            p: write a 0
+            p: fork c
+            p: exit
+            c: munmap a 1-511
+            c: write a 0
+            """,
+        "mappings of different anon_vmas": """
+            p: map a anon 24
+            p: mlock a 4-7
+            p: write a 0-23
+            p: munlock a 0-23
+            p: mprotect a 10-12 r
+            p: write a 8,14
+            p: mprotect a 10-12 rw
+            p: fork c
+            c: mprotect a 10-12 r
+            p: mremap a 6
+            """,
         "mappings of a child that stay apart": """
             p: map a anon 24
             p: mlock a 4-7

@@ -133,6 +133,17 @@ def test_the_last_sharer_of_a_split_huge_page_reuses_its_pages_since_6_15(
     assert process.write(AT + PAGE, 4 * PAGE) == Faults(minor=4, copied=4 - reused, reused=reused)
 
 
+def test_the_last_page_of_a_huge_one_is_copied_to_free_the_rest(process: Process, start: int) -> None:
+    """__wp_can_reuse_large_anon_folio."""
+    process.write(start)
+    child = process.fork()
+    process.exit()
+    child.munmap(start + PAGE, SIZE - PAGE)
+    assert child.machine.frames.used == HUGE
+    assert child.write(start).copied == 1
+    assert child.machine.frames.used == 1
+
+
 def test_a_folio_knows_two_processes_and_takes_a_third_for_a_sharer(process: Process, start: int) -> None:
     """include/linux/rmap.h: the last of three copies although no one else is left."""
     process.write(start)

@@ -13,7 +13,7 @@ from clonal.model import collapse, commit, faults, fork, huge, numa, oom, undo
 from clonal.model.banks import Banks
 from clonal.model.cgroup import Ledger
 from clonal.model.files import File
-from clonal.model.frames import Frames
+from clonal.model.frames import Folio, Frames
 from clonal.model.machine import Machine
 from clonal.model.placement import Placed
 from clonal.model.process import Process
@@ -37,7 +37,7 @@ from tests.unit import (
 M = Mutant
 
 FORK = [
-    M("entries of all mappings are copied", fork._is_copied, "vma.anon_vma and not", "not"),
+    M("entries of all mappings are copied", fork._is_copied, "bool(vma.anon_vma) and not", "not"),
     M("DONTFORK is ignored", fork.duplicate, "if vma.dont_fork:", "if False:"),
     M("WIPEONFORK is ignored", fork._is_copied, " or vma.wipe_on_fork", ""),
     M("the parent may go on writing", fork._copy_entries, "vma.writable &= held", "pass"),
@@ -51,7 +51,7 @@ FORK = [
     M("huge pages do not count", fork._copy_huge, "if frame != ZERO_FRAME:", "if False:"),
     M("locks are inherited", fork._copy_entries, "locked=False", "locked=vma.locked"),
     M("the end of the heap is not inherited", fork.duplicate, "child.brk = parent.brk", "pass"),
-    M("the anon_vma of the wiped is inherited", fork.duplicate, "anon_vma=False", "anon_vma=True"),
+    M("the anon_vma of the wiped is inherited", fork.duplicate, "anon_vma=0", "anon_vma=1"),
 ]
 
 WRITE = [
@@ -64,7 +64,7 @@ WRITE = [
     M("shared memory is copied", faults._write_present, "if vma.shared:", "if False:"),
     M("pages of huge ones were always reused", faults._touch_small, "(6, 15)", "(6, 12)"),
     M("pages of huge ones are never reused", faults._touch_small, "(6, 15)", "(9, 0)"),
-    M("a private write makes no anon_vma", faults._own, "vma.anon_vma = True", "pass"),
+    M("a private write makes no anon_vma", faults._own, "space.prepare_anon_vma(vma)", "pass"),
     M("a new page is not exclusive", faults._own, "space.frames.exclusive[frames] = True", "pass"),
 ]
 
@@ -136,9 +136,9 @@ COMMIT = [
     M("shared anonymous memory counts as touched", File.committed, "if self.ahead:", "if False:"),
     M("memory files do not count", File.committed, "if self.kind is Kind.SHMEM", "if False"),
     M("what may no longer be written counts no more", Process._accounts,
-      "vma.accounted and (vma.file is not None or vma.anon_vma)", "False"),
+      "vma.accounted and (vma.file is not None or vma.anon_vma != 0)", "False"),
     M("what may no longer be written counts on", Process._accounts,
-      " and (vma.file is not None or vma.anon_vma)", ""),
+      " and (vma.file is not None or vma.anon_vma != 0)", ""),
     M("what may be written from now on is free", Process._accounts, "counts and not vma.accounted", "False"),
     M("fork is free", Process.fork, "if vma.accounted and not vma.dont_fork:", "if False:"),
     M("fork charges DONTFORK", Process.fork, " and not vma.dont_fork", ""),
@@ -227,10 +227,13 @@ CALLS = [
     M("DONTNEED keeps pages", AddressSpace._advise, "self.zap(vma, start, end)", "pass"),
     M("POPULATE_WRITE reads", Process.madvise, "advice is Advice.POPULATE_WRITE", "False"),
     M("MAP_POPULATE is ignored", Process.mmap, "if flags & Map.POPULATE:", "if False:"),
-    M("a file's order does not matter", Vma.joins, "self.offset + self.pages == after.offset", "True"),
+    M("a file's order does not matter", Vma._goes_on_in, "self.offset + self.pages == after.offset", "True"),
     M("mappings never join", Vma.joins, "self.end == after.start", "False"),
-    M("any anon_vma is taken over", Vma._may_share, "(self if self.anon_vma else after).inherited", "False"),
-    M("a join forgets the anon_vma", Vma.join, "self.anon_vma |= after.anon_vma", "pass"),
+    M("any anon_vma is taken over", Vma._may_share, "not (self.inherited or after.inherited)", "True"),
+    M("different anon_vmas join", Vma._may_share, "self.anon_vma == after.anon_vma", "True"),
+    M("neighbours have no anon_vma in common", AddressSpace.prepare_anon_vma, "None, lent", "None, []"),
+    M("the last page of a huge one is reused", Folio.alone, "self.mappings > 1 and ", ""),
+    M("a join forgets the anon_vma", Vma.join, "self.anon_vma = self.anon_vma or after.anon_vma", "pass"),
     M("mprotect makes shared pages writable", AddressSpace.mprotect,
       "own &= self.frames.exclusive[vma.frame]", "pass"),
     M("mprotect makes no page writable", AddressSpace.mprotect, "own &= self.frames.exclusive[vma.frame]",

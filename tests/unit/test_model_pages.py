@@ -384,6 +384,22 @@ def test_only_a_mapping_that_changes_joins_its_neighbours(process: Process) -> N
     assert [vma.pages for vma in child.space.vmas] == [1, 1, 6]
 
 
+@pytest.mark.parametrize(("lock", "mappings"), [(False, [2]), (True, [1, 1])])
+def test_mappings_join_if_they_came_to_private_pages_alike(
+    process: Process, lock: bool, mappings: list[int]
+) -> None:
+    """find_mergeable_anon_vma: what differs in protection alone has the neighbour's anon_vma."""
+    heap = process.mmap(2 * PAGE)
+    process.mprotect(heap, PAGE, Prot.RW | Prot.EXEC)
+    process.write(heap)
+    if lock:
+        process.mlock(heap + PAGE, PAGE)
+    process.write(heap + PAGE)
+    process.munlock(heap, 2 * PAGE)
+    process.mprotect(heap, PAGE, Prot.RW)
+    assert [vma.pages for vma in process.space.vmas] == mappings
+
+
 def test_no_mapping_takes_over_private_pages_that_its_parent_had_too(process: Process) -> None:
     """is_mergeable_anon_vma, vma_is_fork_child: a neighbour that was never written stays apart."""
     heap = process.mmap(4 * PAGE)

@@ -139,7 +139,7 @@ def _own(space: AddressSpace, vma: Vma, index: Index) -> None:
     space.frames.exclusive[frames] = True
     vma.entries[index] = frames
     vma.writable[index] = True
-    vma.anon_vma = True
+    space.prepare_anon_vma(vma)
 
 
 def _write_present(space: AddressSpace, vma: Vma, index: Index, large: bool) -> Faults:

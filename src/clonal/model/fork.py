@@ -13,7 +13,7 @@ from clonal.model.frames import NO_FRAME, ZERO_FRAME
 from clonal.model.huge import blocks_in, large_entries, split
 from clonal.model.space import AddressSpace
 from clonal.model.tables import Tables
-from clonal.model.vma import Vma
+from clonal.model.vma import Vma, new_anon_vma
 
 
 class ForkWork(NamedTuple):
@@ -37,7 +37,7 @@ def duplicate(parent: AddressSpace) -> tuple[AddressSpace, ForkWork]:
         if vma.dont_fork:
             continue
         if not _is_copied(vma):
-            twin = replace(vma, anon_vma=False, inherited=False, locked=False, frame=_empty(), writable=_no())
+            twin = replace(vma, anon_vma=0, inherited=False, locked=False, frame=_empty(), writable=_no())
         else:
             copied += 1
             twin, count = _copy_entries(parent, child, vma)
@@ -70,9 +70,8 @@ def _copy_entries(space: AddressSpace, child: AddressSpace, vma: Vma) -> tuple[V
     space.frames.map(vma.frame[present & ~held & small].astype(np.intp), child)
     space.frames.exclusive[shared[space.frames.kind[shared] == Kind.ANON]] = False
     vma.writable &= held
-    twin = replace(
-        vma, inherited=True, locked=False, frame=vma.frame.copy(), writable=np.zeros(vma.pages, bool)
-    )
+    twin = replace(vma, anon_vma=new_anon_vma(), inherited=True, locked=False)
+    twin.frame, twin.writable = vma.frame.copy(), np.zeros(vma.pages, bool)
     if held.any():
         pages = np.flatnonzero(held)
         own = space.frames.allocate(pages.size, Kind.ANON, vma.policy, vma.offsets(pages))
@@ -97,7 +96,7 @@ def _held(space: AddressSpace, vma: Vma) -> npt.NDArray[np.bool_]:
 
 def _is_copied(vma: Vma) -> bool:
     """Whether a child inherits its entries (vma_needs_copy)."""
-    return vma.anon_vma and not (vma.dont_fork or vma.wipe_on_fork)
+    return bool(vma.anon_vma) and not (vma.dont_fork or vma.wipe_on_fork)
 
 
 def _make_tables(parent: AddressSpace, child: AddressSpace) -> int:

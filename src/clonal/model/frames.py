@@ -37,6 +37,11 @@ class Folio:
         (folio_maybe_mapped_shared)."""
         return self.mappings not in self._known.values()
 
+    @property
+    def alone(self) -> bool:
+        """Whether a write to a page of it takes that over."""
+        return self.mappings > 1 and not self.shared
+
     def add(self, space: object, entries: int) -> None:
         """More entries of `space` map it; fewer, if negative."""
         self.mappings += entries
@@ -222,10 +227,11 @@ class Frames:
     def alone(self, frames: Indices, large: bool) -> npt.NDArray[np.bool_]:
         """Which anonymous `frames` no other process has, so that a write may take them over (mm/memory.c
         do_wp_page, wp_can_reuse_anon_folio). Those of a huge page only if `large` (6.15), and if all entries
-        that map any of it are of one address space (__wp_can_reuse_large_anon_folio)."""
+        that map any of it are of one address space, and more than one: where one is left, a copy frees the
+        whole (__wp_can_reuse_large_anon_folio)."""
         found: npt.NDArray[np.bool_] = self.mapped[frames] == 1
         if self.folios:
             heads, which = np.unique(self.head[frames], return_inverse=True)
-            own = [bool(head) and large and not self.folios[head].shared for head in heads.tolist()]
+            own = [bool(head) and large and self.folios[head].alone for head in heads.tolist()]
             found = np.where(self.head[frames] != 0, np.array(own, bool)[which], found)
         return self.exclusive[frames] | found

@@ -72,7 +72,7 @@ def _fault(space: AddressSpace, vma: Vma, block: int, write: bool, config: Confi
     space.reach(np.array([start]))
     if write and space.frames.room < HUGE:
         return _NOTHING  # small pages are tried instead (VM_FAULT_FALLBACK)
-    vma.anon_vma = True
+    space.prepare_anon_vma(vma)
     space.tables.huge.add(block)
     vma.entries[_part(vma, block)] = ZERO_FRAME
     return _fill(space, vma, block) if write else (1, 0, 0)

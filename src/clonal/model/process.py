@@ -144,7 +144,7 @@ class Process(Placed):
         """mm/mprotect.c mprotect_fixup: what becomes writable is charged; what no longer is stays so, unless
         it is anonymous and nothing was written."""
         if not prot & Prot.WRITE:
-            return vma.accounted and (vma.file is not None or vma.anon_vma)
+            return vma.accounted and (vma.file is not None or vma.anon_vma != 0)
         counts = vma.accounted or accountable(self.machine.config, prot, vma.flags)
         self._commit(vma.pages if counts and not vma.accounted else 0)
         return counts

@@ -14,7 +14,7 @@ from clonal.model.files import File
 from clonal.model.flags import HUGE, PAGE, TASK_END, Advice, Config, Map, Prot
 from clonal.model.frames import NO_FRAME, ZERO_FRAME, Frames
 from clonal.model.tables import Tables
-from clonal.model.vma import Vma
+from clonal.model.vma import Vma, new_anon_vma
 
 TOP = (TASK_END >> 20 << 20) // PAGE - 256  # where mmap starts to look, downwards
 BOTTOM = 16
@@ -106,6 +106,15 @@ class AddressSpace:
             vma.join(self.vmas.pop(at + 1))
         if at > 0 and self.vmas[at - 1].joins(vma):
             self.vmas[at - 1].join(self.vmas.pop(at))
+
+    def prepare_anon_vma(self, vma: Vma) -> None:
+        """Before the first private page of a mapping: it has a neighbour's if that may be so, which lets them
+        join later (mm/rmap.c __anon_vma_prepare, mm/vma.c find_mergeable_anon_vma)."""
+        if not vma.anon_vma:
+            at = self._index(vma)
+            near = self.vmas[at + 1 : at + 2] + self.vmas[max(at - 1, 0) : at]
+            lent = [each.lends(vma) for each in near]
+            vma.anon_vma = next(filter(None, lent), 0) or new_anon_vma()
 
     def _index(self, vma: Vma) -> int:
         return bisect_right(self.vmas, vma.start, key=lambda each: each.start) - 1

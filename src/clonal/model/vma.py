@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,9 @@ Entries = npt.NDArray[np.int32]
 Bits = npt.NDArray[np.bool_]
 
 
+new_anon_vma = itertools.count(1).__next__
+
+
 @dataclass
 class Vma:
     """Pages [start, end). `frame[i]` is the frame that the entry of page start + i maps, or -1; `writable[i]`
@@ -28,8 +32,8 @@ class Vma:
     flags: Map
     file: File | None = None
     offset: int = 0  # pages into the file
-    anon_vma: bool = False  # something in it was written privately: fork copies its entries
-    inherited: bool = False  # that was so in the parent (vma_is_fork_child)
+    anon_vma: int = 0  # not 0: something in it was written privately, so fork copies its entries
+    inherited: bool = False  # something was in the parent already (vma_is_fork_child)
     dont_fork: bool = False
     wipe_on_fork: bool = False
     hugepage: bool | None = None  # MADV_HUGEPAGE, MADV_NOHUGEPAGE
@@ -87,16 +91,27 @@ class Vma:
         return (
             self.end == after.start
             and self._alike() == after._alike()
-            and (self.file is None or self.offset + self.pages == after.offset)
+            and self._goes_on_in(after)
             and self._may_share(after)
         )
 
     def _may_share(self, after: Vma) -> bool:
-        """Whether one may take over the other's anon_vma: not one that is a parent's too
-        (is_mergeable_anon_vma). Two different ones are taken for the same."""
-        if self.anon_vma == after.anon_vma:
-            return True
-        return not (self if self.anon_vma else after).inherited
+        """Whether they have the same anon_vma, or one may take over the other's: not one that comes from the
+        parent (is_mergeable_anon_vma)."""
+        if self.anon_vma and after.anon_vma:
+            return self.anon_vma == after.anon_vma
+        return not (self.inherited or after.inherited)
+
+    def lends(self, other: Vma) -> int:
+        """Its anon_vma, if a neighbour that differs in no more than protection may have the same; else 0
+        (mm/vma.c reusable_anon_vma, anon_vma_compatible)."""
+        mine, others = self._alike()[1:], other._alike()[1:]
+        first, second = sorted((self, other), key=lambda each: each.start)
+        joined = first.end == second.start and first._goes_on_in(second)
+        return self.anon_vma if mine == others and joined and not self.inherited else 0
+
+    def _goes_on_in(self, after: Vma) -> bool:
+        return self.file is None or self.offset + self.pages == after.offset
 
     def _alike(self) -> tuple[Any, ...]:
         flags = self.flags & ~Map.POPULATE
@@ -106,7 +121,7 @@ class Vma:
     def join(self, after: Vma) -> None:
         """Takes over the one behind it."""
         self.end = after.end
-        self.anon_vma |= after.anon_vma
+        self.anon_vma = self.anon_vma or after.anon_vma
         self.inherited |= after.inherited
         self.frame = np.concatenate([self.frame, after.frame])
         self.writable = np.concatenate([self.writable, after.writable])

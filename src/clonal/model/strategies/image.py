@@ -40,7 +40,7 @@ class Image(Strategy):
 
 def _movable(vma: Vma) -> bool:
     kept = vma.shared or vma.file is not None or vma.dont_fork or vma.wipe_on_fork or vma.locked
-    return vma.anon_vma and not kept
+    return bool(vma.anon_vma) and not kept
 
 
 def _runs(process: Process, vma: Vma) -> Iterator[tuple[int, int, int]]:
