@@ -80,11 +80,13 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 
 def test_quantities_have_three_digits() -> None:
-    assert [duration(value) for value in (512, 46_920, 3_200_000, 2.5e9)] == [
+    assert [duration(value) for value in (512, 46_920, 3_200_000, 2.5e9, 9e11, 7.2e12)] == [
         "512 ns",
         "46.9 µs",
         "3.20 ms",
         "2.50 s",
+        "15 min",
+        "2 h",
     ]
     assert size(64 << 20) == "64 MiB"
 

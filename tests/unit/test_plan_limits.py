@@ -97,7 +97,14 @@ def test_memory_ends_when_more_clones_are_alive_than_fit() -> None:
     found = outlook_of("cow", SERVER, Fleet(1000, written=0.5), HOST, DEFAULT)
     assert found.memory.full is not None and found.memory.alive is not None
     assert found.memory.alive >= found.fit.clones
+    half = outlook_of("cow", SERVER, Fleet(1000, written=0.5, starts=10.0), HOST, DEFAULT)
+    assert half.memory.alive == half.fit.clones + 1  # started slowly, each has all of its memory by then
     assert found.victim is not None
+
+
+def test_what_only_runs_another_program_copies_nothing() -> None:
+    found = plan(SERVER, Fleet(100, execs=True), HOST, DEFAULT, exact=4)
+    assert (found.copied_pages, found.plain.way.private) == (0, 0)
 
 
 def test_clones_that_are_replaced_hold_less_than_clones_that_stay() -> None:

@@ -285,6 +285,10 @@ def report(plan: Plan, arguments: argparse.Namespace) -> None:
     from clonal.plan import draw, page, show
     from clonal.plan.advice import advise
 
+    if arguments.plot is not None:
+        draw.save(plan, arguments.plot)
+    if arguments.html is not None:
+        write(arguments.html, page.page(plan))
     if arguments.json:
         print(json.dumps(plan.to_json() | {"advice": [each.to_json() for each in advise(plan)]}, indent=1))
     else:
@@ -302,15 +306,15 @@ def report(plan: Plan, arguments: argparse.Namespace) -> None:
         out.print()
         for line in show.notes(plan):
             out.print(line, markup=False)
-    if arguments.plot is not None:
-        draw.save(plan, arguments.plot)
-    if arguments.html is not None:
-        write(arguments.html, page.page(plan))
 
 
 def report_sweep(axes: Sequence[Axis], points: Sequence[Point], arguments: argparse.Namespace) -> None:
     from clonal.plan import draw, page, show
 
+    if arguments.plot is not None:
+        draw.save_sweep(axes, points, arguments.plot)
+    if arguments.html is not None:
+        write(arguments.html, page.sweep_page(axes, points))
     if arguments.json:
         print(json.dumps([point.to_json(axes) for point in points], indent=1))
     else:
@@ -320,7 +324,3 @@ def report_sweep(axes: Sequence[Axis], points: Sequence[Point], arguments: argpa
         found = show.sweep_table(axes, points)
         out.print(f"\n[bold]{found.title}[/bold]")
         out.print(table(found.columns, found.rows))
-    if arguments.plot is not None:
-        draw.save_sweep(axes, points, arguments.plot)
-    if arguments.html is not None:
-        write(arguments.html, page.sweep_page(axes, points))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from clonal.plan.question import Fleet
 
 Values = npt.NDArray[np.float64]
 POINTS = 60
+HALVINGS = 24
 FLEETS = 12  # random ones, where lifetimes make them differ
 MOST = 4_000_000  # births of all of them
 LIVES = 2.0  # how many mean lifetimes are looked at after all clones have started
@@ -54,14 +56,29 @@ def over_time(
     used = np.array([base + _at(births, t, write, overhead, private) for t in times])
     settled = used[times >= min(settling, times[-1])]
     middle, highest = np.median(used, axis=1), used.max(axis=1)
-    above = np.flatnonzero(middle > room) if (middle > room).any() else np.flatnonzero(highest > room)
-    full = float(times[above[0]]) if above.size else None
+    usual = bool((middle > room).any())
+
+    def above(time: float) -> bool:
+        used = base + _at(births, time, write, overhead, private)
+        return bool((np.median(used) if usual else used.max()) > room)
+
+    full = _first(times, above) if highest.max() > room else None
     alive = None if full is None else int((births[..., 0] <= full).sum(axis=1).mean())
     over = float((used > room).any(axis=0).mean())
     return OverTime(
         times.tolist(), middle.tolist(), highest.tolist(), float(np.median(settled)), float(highest.max()),
         full, alive, over,
     )  # fmt: skip
+
+
+def _first(times: Values, holds: Callable[[float], bool]) -> float:
+    """The first moment at which something holds, as exactly as halving finds it between two of the times."""
+    number = next(number for number, time in enumerate(times) if holds(time))
+    low, high = float(times[max(number - 1, 0)]), float(times[number])
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def _births(fleet: Fleet, start: float, horizon: float) -> Values:

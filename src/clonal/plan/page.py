@@ -84,8 +84,9 @@ def _figures(plan: Plan) -> Iterator[Figure]:
     asked = f"of {plan.fleet.clones:,} asked for; bound by: {fork.fit.bound}"
     yield _change("Clones that fit", fork.fit.clones, other.fit.clones, _many, asked, more=True)
     yield _change("All forks, one after another", fork.forks * 1e9, other.forks * 1e9, duration, names)
-    storm = f"all clones touch at once and wait for {fork.storm.bound}"
-    yield _change("The storm lasts", fork.storm.seconds * 1e9, other.storm.seconds * 1e9, duration, storm)
+    if fork.storm.seconds:
+        storm = f"all clones touch at once and wait for {fork.storm.bound}"
+        yield _change("The storm lasts", fork.storm.seconds * 1e9, other.storm.seconds * 1e9, duration, storm)
     copied = f"pages, {size(plan.copied_pages * PAGE)}, by os.fork for the whole fleet"
     yield Figure("Copied on write", f"{plan.copied_pages:,}", more=copied)
 

@@ -50,8 +50,9 @@ class Fleet:
 
     @property
     def share(self) -> float:
-        """Of the heap's pages written, whatever for: random sets overlap."""
-        return self.written + self.refcounts * (1 - self.written)
+        """Of the heap's pages written, whatever for: random sets overlap. What only runs another program
+        writes none."""
+        return 0.0 if self.execs else self.written + self.refcounts * (1 - self.written)
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))

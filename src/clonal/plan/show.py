@@ -19,8 +19,8 @@ LEGEND = (
     "one fork: the caller's stall in the call; ready: until the clone can run; touches: its faults when it "
     "writes and reads what it will, alone on the machine; exit: until it was reaped; memory each: what one "
     "more clone takes, page tables and kernel structures included; all forks: the whole fleet's, one after "
-    "another; storm: all clones touch their pages at once; fit: how many are alive at once before memory or "
-    "promises end"
+    "another; storm: all clones touch their pages at once; fit: how many can be alive at once, each with all "
+    "that it will ever touch, before memory or promises end"
 )
 
 

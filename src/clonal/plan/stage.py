@@ -42,7 +42,7 @@ class Draw:
 
     def touched(self) -> Touched:
         """By the next clone, with what it reads."""
-        return Touched(self.written(), self._some(self._fleet.read))
+        return Touched(self.written(), self._some(0.0 if self._fleet.execs else self._fleet.read))
 
     def _some(self, share: float) -> PageNumbers:
         count = round(self._pages * share)

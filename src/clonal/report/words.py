@@ -25,8 +25,14 @@ def size(value: float) -> str:
 
 
 def duration(nanoseconds: float) -> str:
-    for unit, factor in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
-        if nanoseconds >= factor:
+    for unit, factor, least in (
+        ("h", 3.6e12, 2),
+        ("min", 6e10, 2),
+        ("s", 1e9, 1),
+        ("ms", 1e6, 1),
+        ("µs", 1e3, 1),
+    ):
+        if nanoseconds >= factor * least:
             return f"{three(nanoseconds / factor)} {unit}"
     return f"{nanoseconds:.0f} ns"
 
