@@ -60,7 +60,7 @@ def over_time(
 
     def above(time: float) -> bool:
         used = base + _at(births, time, write, overhead, private)
-        return bool((np.median(used) if usual else used.max()) > room)
+        return bool(np.median(used) > room if usual else (used > room).any())
 
     full = _first(times, above) if highest.max() > room else None
     alive = None if full is None else int((births[..., 0] <= full).sum(axis=1).mean())
