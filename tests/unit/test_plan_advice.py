@@ -72,7 +72,7 @@ def test_this_process_is_measured() -> None:
 
 
 def test_a_process_that_is_not_there_is_refused_in_one_line() -> None:
-    with pytest.raises(Error, match=r"^--pid 4194305: "):
+    with pytest.raises(Error, match=r"^process 4194305 is not running$"):
         measure(4194305)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import clonal
+from clonal.report.words import BadValue
 
 VERBS = {
     "run": "run a script in N fresh clones of a warm template",
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
-    except UserMistake as mistake:
+    except (UserMistake, BadValue) as mistake:
         print(f"clonal: {mistake}", file=sys.stderr)
         return USAGE
     except OutputLost as error:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from clonal.cli.main import Parser, UserMistake, require
 from clonal.cli.outputs import check_file, write
-from clonal.errors import Error
 from clonal.report.table import console, table
-from clonal.report.words import parse_share, parse_size, parse_time
+from clonal.report.words import BadValue, parse_share, parse_size, parse_time, size
 
 if TYPE_CHECKING:
     from clonal.plan.costs import Costs
@@ -30,6 +29,7 @@ HOST = (
     "ram", "swap", "used", "committed", "limit", "cores", "nodes", "overcommit", "overcommit-ratio",
     "oom-score-adj", "oom-score-adj-clones",
 )  # fmt: skip
+MEASURED = ("pid", "template")
 SWEPT = SERVER + FLEET + HOST
 EXAMPLE = "clonal plan --heap 500M --code 200M --clones 1000 --written 5%"
 
@@ -124,14 +124,37 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def as_mistakes(arguments: argparse.Namespace) -> Iterator[None]:
+    """What cannot be is a mistake in the command line: says it with the option, and the value as given."""
+    from clonal.model import BadMachine
+    from clonal.plan.question import BadFleet
+    from clonal.plan.server import BadServer
+
+    try:
+        yield
+    except (BadFleet, BadMachine, BadServer) as error:
+        given = getattr(arguments, error.what, None)
+        value = f"is {error.value}" if given is None else given
+        option = error.what.replace("_", "-")
+        raise BadValue(f"--{option} {value}: it must be {error.wanted}") from None
+
+
 def _asked(arguments: argparse.Namespace) -> bool:
-    return any(getattr(arguments, name) is not None for name in ("heap", "pid", "template", "code"))
+    given = [name for name in ("heap", "code", *MEASURED) if getattr(arguments, name) is not None]
+    return bool(given or {"heap", "code"} & {*swept(arguments)})
+
+
+def swept(arguments: argparse.Namespace) -> list[str]:
+    """Names of what is varied, as they are written."""
+    return [text.partition("=")[0].strip().lstrip("-") for text in arguments.sweep]
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Refuses before the work what could not be done after it."""
-    measured = [name for name in ("pid", "template") if getattr(arguments, name) is not None]
+    measured = [name for name in MEASURED if getattr(arguments, name) is not None]
     given = [name for name in SERVER if getattr(arguments, name) is not None] + ["thp"] * arguments.thp
+    given += [name for name in swept(arguments) if name in SERVER]
     if measured and given:
         raise UserMistake(f"--{measured[0]} measures a process: leave out --{given[0]}")
     if len(measured) == 2:
@@ -149,24 +172,55 @@ def plan_of(arguments: argparse.Namespace, clones: int | None = None) -> Plan:
     """The plan that was asked for. `clones`: simulated page by page, None: as many as memory allows."""
     from clonal.plan.planner import plan
 
-    return plan(server_of(arguments), fleet_of(arguments), host_of(arguments), costs_of(arguments), clones)
+    with as_mistakes(arguments):
+        server, fleet = server_of(arguments), fleet_of(arguments)
+        host = host_of(arguments, server)
+    must_fit(server, host)
+    return plan(server, fleet, host, costs_of(arguments), clones)
+
+
+def must_fit(server: Server, host: Host) -> None:
+    """Refuses a server that has no room itself. Raises BadValue."""
+    from clonal.plan import limits
+
+    need = limits.base(server)
+    if need <= host.capacity:
+        return
+    options = "--limit" if host.bound.startswith("memory cgroup") else "--ram, --swap or less --used"
+    raise BadValue(
+        f"the server alone takes {size(need)}, but {host.bound} leave it {size(host.capacity)}: give more "
+        f"({options}), or a smaller server"
+    )
 
 
 def server_of(arguments: argparse.Namespace) -> Server:
-    from clonal.plan.server import Server, measure
+    from clonal.plan.server import Server
 
-    if arguments.pid is not None:
-        return measure(whole(arguments.pid, "--pid"))
-    if arguments.template is not None:
-        found = measure(whole(arguments.template, "--template"))
-        if not found.image:
-            raise UserMistake(f"--template {arguments.template}: it has no image; give --pid for others")
-        return found
-    sizes = {name: parse_size(getattr(arguments, name) or "0", f"--{name}") for name in ("heap", "code")}
+    for name in MEASURED:
+        if getattr(arguments, name) is not None:
+            return measured(getattr(arguments, name), f"--{name}")
+    heap, code = (parse_size(_given(arguments, name, "0"), f"--{name}") for name in ("heap", "code"))
     vmas = None if arguments.vmas is None else whole(arguments.vmas, "--vmas")
-    return Server.of(
-        **sizes, libraries=whole(arguments.libraries or "0", "--libraries"), vmas=vmas, thp=arguments.thp
-    )
+    libraries = whole(_given(arguments, "libraries", "0"), "--libraries")
+    return Server.of(heap, code, libraries, vmas, arguments.thp)
+
+
+def _given(arguments: argparse.Namespace, name: str, default: str) -> str:
+    value: str | None = getattr(arguments, name)
+    return default if value is None else value
+
+
+def measured(text: str, option: str) -> Server:
+    """A live process; a template must be one. Raises BadValue."""
+    from clonal.plan.server import NotMeasured, measure
+
+    try:
+        found = measure(whole(text, option))
+    except NotMeasured as error:
+        raise BadValue(f"{option}: {error}") from None
+    if option == "--template" and not found.image:
+        raise BadValue(f"{option}: process {text} has no image; give --pid for any other process")
+    return found
 
 
 def fleet_of(arguments: argparse.Namespace) -> Fleet:
@@ -182,7 +236,7 @@ def fleet_of(arguments: argparse.Namespace) -> Fleet:
     return Fleet(**found)
 
 
-def host_of(arguments: argparse.Namespace) -> Host:
+def host_of(arguments: argparse.Namespace, server: Server) -> Host:
     """This machine, changed by what is given; another one if its RAM is."""
     from dataclasses import replace
 
@@ -198,7 +252,17 @@ def host_of(arguments: argparse.Namespace) -> Host:
     here = this_host(len(os.sched_getaffinity(0)))
     if "ram" in given:
         return Host(**({"cores": here.cores} | given))
+    if any(getattr(arguments, name) is not None for name in MEASURED):  # what runs here is in use already
+        here = without(here, server)
     return replace(here, **given)
+
+
+def without(host: Host, server: Server) -> Host:
+    """The machine with one server less on it."""
+    from dataclasses import replace
+
+    used = max(0, host.used - server.heap - server.image)
+    return replace(host, used=used, committed=max(0, host.committed - server.committed))
 
 
 def costs_of(arguments: argparse.Namespace) -> Costs:
@@ -206,25 +270,31 @@ def costs_of(arguments: argparse.Namespace) -> Costs:
 
     changes = {}
     for text in arguments.cost:
-        name, _, value = text.partition("=")
-        changes[name.strip()] = number(value, "--cost NAME=NS")
-    return store.load().replaced(changes)
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise BadValue(f"--cost: {text!r} sets nothing; write NAME=NS, such as copy=2000, or list")
+        changes[name.strip()] = number(value, f"--cost {name}")
+    costs = store.load()
+    try:
+        return costs.replaced(changes)
+    except BadValue as error:
+        raise BadValue(f"--cost: {error}") from None
 
 
 def whole(text: str, option: str) -> int:
-    """A whole number. Raises Error."""
+    """A whole number. Raises BadValue."""
     try:
         return int(text.replace("_", ""))
     except ValueError:
-        raise Error(f"{option}: {text!r} is no whole number") from None
+        raise BadValue(f"{option}: {text!r} is no whole number") from None
 
 
 def number(text: str, option: str) -> float:
-    """A number. Raises Error."""
+    """A number. Raises BadValue."""
     try:
         return float(text)
     except ValueError:
-        raise Error(f"{option}: {text!r} is no number") from None
+        raise BadValue(f"{option}: {text!r} is no number") from None
 
 
 def list_costs() -> int:

@@ -13,7 +13,7 @@ class BadMachine(ModelError):
     """A machine that cannot be: `what` is the setting, `value` what was given."""
 
     def __init__(self, what: str, value: object, wanted: str) -> None:
-        super().__init__(f"{what} is {value!r}, but must be {wanted}", what=what, value=value)
+        super().__init__(f"{what} is {value!r}, but must be {wanted}", what=what, value=value, wanted=wanted)
 
 
 class BadRange(ModelError):

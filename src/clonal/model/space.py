@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -57,7 +57,8 @@ class AddressSpace:
 
     def between(self, start: int, end: int) -> list[Vma]:
         """The mappings that have pages in [start, end)."""
-        return [vma for vma in self.vmas if vma.start < end and start < vma.end]
+        first = bisect_right(self.vmas, start, key=lambda vma: vma.end)
+        return self.vmas[first : bisect_left(self.vmas, end, lo=first, key=lambda vma: vma.start)]
 
     def mmap(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 from clonal.errors import Error
 from clonal.model.strategies import Work
+from clonal.report.words import BadValue
 
 SCHEMA = 1
 
@@ -101,7 +102,7 @@ class Costs:
             )
             if not good:
                 wanted = "more than 0" if positive else "0 or more"
-                raise Error(f"the cost {name} is {value!r}, but must be a number, {wanted}")
+                raise BadValue(f"the cost {name} is {value!r}, but must be a number, {wanted}")
 
     def price(self, work: Work, copy: float, trapped: bool = True) -> float:
         """Nanoseconds that this work takes, a page copied at `copy`. `trapped`: pages are copied by the
@@ -122,10 +123,10 @@ class Costs:
         )  # fmt: skip
 
     def replaced(self, changes: dict[str, float]) -> Costs:
-        """The same but for some of them. Raises Error for a name that is none, or a value that cannot be."""
+        """The same but for some of them. Raises BadValue for what cannot be."""
         for name in changes:
             if name not in NAMES:
-                raise Error(f"no cost {name!r}; there are {', '.join(NAMES)}")
+                raise BadValue(f"there is no cost {name!r}; there are {', '.join(NAMES)}")
         note = "as given: " + ", ".join(f"{name}={value:.6g}" for name, value in changes.items())
         origin = replace(self.origin, notes=(*self.origin.notes, note)) if changes else self.origin
         return replace(self, origin=origin, **changes)  # type: ignore[arg-type]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from clonal.model import PAGE
+from clonal.model import PAGE, Faults
+from clonal.plan import scale
 from clonal.plan.question import Fleet
 from clonal.plan.server import Server
 from clonal.plan.stage import Draw, build
@@ -21,23 +22,25 @@ class Exact(NamedTuple):
     faults: int
     private: float  # frames that a clone added, on average
     tables: float  # page tables of a clone, on average
+    share: float = 1.0  # of the server that was simulated; the counts are for all of it
 
 
 def simulate(server: Server, fleet: Fleet, clones: int | None = None) -> Exact:
     """Forks the clones, of which each writes its pages. `clones`: only so many, if they are not to be as
     many as memory allows."""
+    server, times = scale.smaller(scale.few_mappings(server)[0], scale.EXACT)
     count = min(fleet.clones, _affordable(server) if clones is None else clones)
     parent = build(server, count, fleet.share)
     draw = Draw(server, fleet)
     before = parent.machine.frames.used
-    copied = reused = faults = tables = 0
+    total, tables = Faults(), 0
     for _ in range(count):
         child = parent.fork()
-        made = child.touch(draw.written())
-        copied, reused, faults = copied + made.copied, reused + made.reused, faults + made.minor
+        total += child.touch(draw.written())
         tables += child.page_table_bytes // PAGE
     private = (parent.machine.frames.used - before) / count
-    return Exact(count, copied, reused, faults, private, tables / count)
+    copied, reused, faults = (round(each * times) for each in (total.copied, total.reused, total.minor))
+    return Exact(count, copied, reused, faults, private * times, tables * times / count, 1 / times)
 
 
 def _affordable(server: Server) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,19 +52,20 @@ def over_time(
     begun = fleet.clones * start
     settling = begun + (min(write, fleet.lifetime) if fleet.lifetime else write)
     horizon = settling + (LIVES * fleet.lifetime if fleet.lifetime else start) + 1e-6
-    births = _births(fleet, start, horizon)
+    first: Values = np.arange(fleet.clones, dtype=np.float64) * start
+    ages = _ages(fleet, first, horizon)
     times = np.linspace(0.0, horizon, POINTS)
-    used = np.array([base + _at(births, t, write, overhead, private) for t in times])
+    used = np.array([base + _held(ages(t), write, overhead, private) for t in times])
     settled = used[times >= min(settling, times[-1])]
     middle, highest = np.median(used, axis=1), used.max(axis=1)
     usual = bool((middle > room).any())
 
     def above(time: float) -> bool:
-        used = base + _at(births, time, write, overhead, private)
+        used = base + _held(ages(time), write, overhead, private)
         return bool(np.median(used) > room if usual else (used > room).any())
 
     full = _first(times, above) if highest.max() > room else None
-    alive = None if full is None else int((births[..., 0] <= full).sum(axis=1).mean())
+    alive = None if full is None else int((first <= full).sum())
     over = float((used > room).any(axis=0).mean())
     return OverTime(
         times.tolist(), middle.tolist(), highest.tolist(), float(np.median(settled)), float(highest.max()),
@@ -81,23 +83,39 @@ def _first(times: Values, holds: Callable[[float], bool]) -> float:
     return high
 
 
-def _births(fleet: Fleet, start: float, horizon: float) -> Values:
-    """[fleet, place, life]: when each clone in each place is born; random lifetimes, seeded."""
-    first: Values = np.arange(fleet.clones, dtype=np.float64) * start
+def _ages(fleet: Fleet, first: Values, horizon: float) -> Callable[[float], Values]:
+    """[fleet, place] at a moment: how old the clone in each place is, infinite where none is yet. `first`:
+    when each place is taken for the first time. Lifetimes are random, seeded."""
     if fleet.lifetime is None:
-        return first[None, :, None]
+        return lambda time: np.where(first <= time, time - first, np.inf)[None, :]
     lives = 12 + 2 * int(horizon / fleet.lifetime)  # more than anybody lives until then
+    if fleet.clones * lives <= MOST:
+        return partial(_by_births, _births(fleet, first, lives))
+    fleets = max(1, min(FLEETS, MOST // fleet.clones))
+    return partial(_by_chance, fleets, first, fleet.lifetime)
+
+
+def _births(fleet: Fleet, first: Values, lives: int) -> Values:
+    """[fleet, place, life]: when each clone in each place is born."""
     fleets = max(1, min(FLEETS, MOST // (fleet.clones * lives)))
-    random = np.random.default_rng(1)
-    lengths = random.exponential(fleet.lifetime, (fleets, fleet.clones, lives))
+    lengths = np.random.default_rng(1).exponential(fleet.lifetime or 0.0, (fleets, fleet.clones, lives))
     lengths[..., 0] = 0.0
     return np.asarray(first[None, :, None] + np.cumsum(lengths, axis=2), np.float64)
 
 
-def _at(births: Values, time: float, write: float, overhead: float, private: float) -> Values:
-    """Bytes that the clones of each fleet take at a moment."""
-    born = np.where(births <= time, births, -np.inf).max(axis=2)
-    age = time - born
+def _by_births(births: Values, time: float) -> Values:
+    return np.asarray(time - np.where(births <= time, births, -np.inf).max(axis=2), np.float64)
+
+
+def _by_chance(fleets: int, first: Values, lifetime: float, time: float) -> Values:
+    """Where the lives are too many to be followed: exponential ones are at any moment as old as they last."""
+    random = np.random.default_rng(int(time * 1e9))
+    age = np.minimum(random.exponential(lifetime, (fleets, first.size)), time - first)
+    return np.where(first <= time, age, np.inf)
+
+
+def _held(age: Values, write: float, overhead: float, private: float) -> Values:
+    """Bytes that the clones of each fleet take."""
     alive = np.isfinite(age)
     done = np.minimum(1.0, np.divide(age, write, where=alive, out=np.ones_like(age))) if write else 1.0
     held = np.where(alive, overhead + private * done, 0.0).sum(axis=1)

@@ -87,6 +87,7 @@ class Plan:
             "costs_from": self.costs.origin.sentence(),
             "copied_pages": self.copied_pages,
             "page_exact_clones": self.exact.clones,
+            "page_exact_share": self.exact.share,
             "strategies": {name: outlook.to_json() for name, outlook in self.outlooks.items()},
         }
 

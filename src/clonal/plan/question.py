@@ -8,15 +8,18 @@ from typing import Any
 from clonal.errors import Error
 from clonal.kernel import memory
 from clonal.model import PAGE, BadMachine, Config
+from clonal.report.words import size
 
 MOST_CLONES = 1_000_000
+MOST_CORES = 8192  # NR_CPUS of x86-64
+MOST_MEMORY = 1 << 52  # bytes: what its processors can address
 
 
 class BadFleet(Error):
     """A fleet that cannot be: `what` is the option, `value` what was given."""
 
     def __init__(self, what: str, value: object, wanted: str) -> None:
-        super().__init__(f"{what} is {value}, but must be {wanted}", what=what, value=value)
+        super().__init__(f"{what} is {value}, but must be {wanted}", what=what, value=value, wanted=wanted)
 
 
 @dataclass(frozen=True)
@@ -80,15 +83,18 @@ class Host:
         for what in ("oom_score_adj", "oom_score_adj_clones"):
             if not -1000 <= getattr(self, what) <= 1000:
                 raise BadMachine(what, getattr(self, what), "from -1000 to 1000")
-        if self.cores < 1:
-            raise BadMachine("cores", self.cores, "1 or more")
+        if not 1 <= self.cores <= MOST_CORES:
+            raise BadMachine("cores", self.cores, f"from 1 to {MOST_CORES:,}")
+        for what in ("ram", "swap"):
+            if getattr(self, what) >= MOST_MEMORY:
+                raise BadMachine(what, getattr(self, what), f"less than {size(MOST_MEMORY)}")
+        self.config  # noqa: B018  it refuses what cannot be
         if not 1 <= self.nodes <= self.cores:
             raise BadMachine("nodes", self.nodes, f"from 1 to the {self.cores} cores")
         if self.limit is not None and self.limit < PAGE:
             raise BadMachine("limit", self.limit, f"at least one page ({PAGE} bytes)")
         if self.used >= self.ram + self.swap:
-            raise BadMachine("used", self.used, f"less than RAM and swap ({self.ram + self.swap})")
-        self.config  # noqa: B018  it refuses what cannot be
+            raise BadMachine("used", self.used, f"less than RAM and swap ({size(self.ram + self.swap)})")
 
     @property
     def config(self) -> Config:

@@ -10,19 +10,30 @@ from clonal.errors import Error
 from clonal.kernel import procfs
 from clonal.kernel.memory import fork_charge
 from clonal.model import PAGE
+from clonal.report.words import size
 
 TABLE_SPAN = 512  # pages of one page table, and of one huge page
 HUGE = TABLE_SPAN * PAGE
 LIBRARY_VMAS, LIBRARY_PRIVATE = 5, 2  # mappings of a shared library, and those of them with relocated data
 OWN_VMAS, OWN_PRIVATE = 3, 1  # beside heap and code: stack, vvar, vdso
 IMAGE = "memfd:clonal"
+MOST = 1 << 46  # bytes: half of what an address space has
+MOST_VMAS = (1 << 31) - 1  # what vm.max_map_count can be
+MOST_LIBRARIES = 2_000
 
 
 class BadServer(Error):
     """A server that cannot be: `what` is the figure, `value` what was given."""
 
     def __init__(self, what: str, value: object, wanted: str) -> None:
-        super().__init__(f"{what} is {value}, but must be {wanted}", what=what, value=value)
+        super().__init__(f"{what} is {value}, but must be {wanted}", what=what, value=value, wanted=wanted)
+
+
+class NotMeasured(Error):
+    """A process that cannot be measured."""
+
+    def __init__(self, pid: int, why: str) -> None:
+        super().__init__(f"process {pid} {why}", pid=pid, why=why)
 
 
 @dataclass(frozen=True)
@@ -52,17 +63,20 @@ class Server:
             if getattr(self, what) < 0:
                 raise BadServer(what, getattr(self, what), "0 or more")
         if self.heap + self.image + self.code == 0:
-            raise BadServer("heap", 0, "a size: there is nothing to clone")
-        if self.heap + self.image + self.code >= 1 << 46:
-            raise BadServer("heap and code", self.heap + self.image + self.code, "less than 64 TiB")
+            raise BadServer("heap", 0, "more than 0, or --code must: there is nothing to clone")
+        for what in ("heap", "code", "image"):
+            if getattr(self, what) >= MOST:
+                raise BadServer(what, getattr(self, what), f"less than {size(MOST)}")
         if not 0 <= self.anon_vmas <= self.vmas:
             raise BadServer("vmas", self.vmas, f"at least {self.anon_vmas}, those with private pages")
+        if self.vmas > MOST_VMAS:
+            raise BadServer("vmas", self.vmas, f"at most {MOST_VMAS:,}")
 
     @staticmethod
     def of(heap: int, code: int, libraries: int = 0, vmas: int | None = None, thp: bool = False) -> Server:
         """A server by its sizes. Each library has 5 mappings, 2 of them with a private page."""
-        if libraries < 0:
-            raise BadServer("libraries", libraries, "0 or more")
+        if not 0 <= libraries <= MOST_LIBRARIES:
+            raise BadServer("libraries", libraries, f"from 0 to {MOST_LIBRARIES:,}")
         private = OWN_PRIVATE + libraries * LIBRARY_PRIVATE
         least = OWN_VMAS + libraries * LIBRARY_VMAS + (heap > 0) + (code > 0)
         return Server(heap, code, least if vmas is None else vmas, private + (heap > 0), private, thp)
@@ -129,15 +143,21 @@ class Server:
 
 
 def measure(pid: int) -> Server:
-    """A live process, such as a template (`template.pid`), by /proc/PID. Raises Error."""
+    """A live process, such as a template (`template.pid`), by /proc/PID. Raises NotMeasured."""
+    if pid < 1:
+        raise NotMeasured(pid, "is no process: they have numbers from 1")
     try:
         smaps = procfs.smaps(pid)
         charge = fork_charge(pid).total
         name = procfs.stat(pid).comm
-    except (ProcessLookupError, PermissionError, FileNotFoundError) as error:
-        raise Error(f"--pid {pid}: {error.strerror or error}") from None
+    except ProcessLookupError:
+        raise NotMeasured(pid, "is not running") from None
+    except PermissionError:
+        raise NotMeasured(pid, "is not ours to look at: run this as its user, or as root") from None
+    except OSError as error:
+        raise NotMeasured(pid, f"cannot be measured: {error.strerror or error}") from None
     if not smaps:
-        raise Error(f"--pid {pid}: it has no memory: a kernel thread, or a zombie")
+        raise NotMeasured(pid, "has no memory: a kernel thread, or one that has ended")
     private = [entry for entry in smaps if entry.vma.private]
     frozen = [entry for entry in private if IMAGE in entry.vma.path]
     image = sum(entry.vma.size - _of(entry, "Anonymous") for entry in frozen)  # resident or not

@@ -152,10 +152,22 @@ def _many(count: int) -> str:
 def notes(plan: Plan) -> Iterator[str]:
     """What else there is to say, a line each."""
     fleet, exact = plan.fleet, plan.exact
-    how = "page by page for all of them"
-    if exact.clones < fleet.clones:
-        how = f"page by page for {exact.clones:,} of them, the others like their average"
-    yield f"os.fork: {plan.copied_pages:,} pages copied ({size(plan.copied_pages * PAGE)}), {how}"
+    few = exact.clones < fleet.clones
+    how = f"page by page for {exact.clones:,} of them, the others like their average" if few else ""
+    yield (
+        f"os.fork: {plan.copied_pages:,} pages copied ({size(plan.copied_pages * PAGE)}), "
+        + (how or "page by page for all of them")
+    )
+    if plan.plain.busy and plan.plain.busy > 1:
+        yield (
+            f"os.fork cannot keep that many alive: replacing them would take {plan.plain.busy:,.1f} times "
+            "what one process can fork, so there would be fewer, and the figures are for more"
+        )
+    if exact.share < 1:
+        yield (
+            f"A server this large is not simulated in whole: {share(exact.share)} of it was, and all counts "
+            "are drawn on from there in proportion"
+        )
     storm = plan.plain.storm
     if storm.seconds:
         yield (

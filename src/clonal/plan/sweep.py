@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from clonal.errors import Error
 from clonal.plan.planner import Plan
+from clonal.report.words import BadValue
 
 MOST = 400  # plans
+EXACT = ("copied_pages", "page_exact_clones", "page_exact_share")
 SIMULATED = 8  # clones page by page, for each plan
 
 
@@ -30,17 +31,17 @@ class Point(NamedTuple):
         """Its values by name, and the plan's strategies."""
         made = {axis.name: value for axis, value in zip(axes, self.values, strict=True)}
         found = self.plan.to_json()
-        return made | {name: found[name] for name in ("copied_pages", "page_exact_clones", "strategies")}
+        return made | {name: found[name] for name in (*EXACT, "strategies")}
 
 
 def parse(texts: Sequence[str], allowed: Sequence[str]) -> list[Axis]:
-    """Axes from texts such as `clones=10,100,1000`. Raises Error."""
+    """Axes from texts such as `clones=10,100,1000`. Raises BadValue."""
     axes = [_axis(text, allowed) for text in texts]
     names = [axis.name for axis in axes]
     if len(set(names)) < len(names):
-        raise Error(f"--sweep: {max(names, key=names.count)} is given twice")
+        raise BadValue(f"--sweep: {max(names, key=names.count)} is given twice")
     if (count := len(list(combinations(axes)))) > MOST:
-        raise Error(f"--sweep: {count:,} plans are too many, at most {MOST}; give fewer values")
+        raise BadValue(f"--sweep: {count:,} plans are too many, at most {MOST}; give fewer values")
     return axes
 
 
@@ -48,10 +49,10 @@ def _axis(text: str, allowed: Sequence[str]) -> Axis:
     name, equals, values = text.partition("=")
     name = name.strip().lstrip("-")
     if name not in allowed:
-        raise Error(f"--sweep: there is no {name!r} to vary; there are {', '.join(allowed)}")
+        raise BadValue(f"--sweep: there is no {name!r} to vary; there are {', '.join(allowed)}")
     found = tuple(value.strip() for value in values.split(",") if value.strip())
     if not equals or not found:
-        raise Error(f"--sweep: write the values as {name}=A,B,C")
+        raise BadValue(f"--sweep: write the values of {name} as {name}=A,B,C")
     return Axis(name, found)
 
 

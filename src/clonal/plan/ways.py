@@ -13,6 +13,7 @@ import numpy as np
 
 from clonal.model import PAGE, Process
 from clonal.model.strategies import STRATEGIES, Bill, Work, bill
+from clonal.plan import scale
 from clonal.plan.costs import Costs
 from clonal.plan.question import Fleet
 from clonal.plan.server import TABLE_SPAN, Server
@@ -98,8 +99,7 @@ def _python_fork(server: Server, costs: Costs) -> float:
 
 def count(name: str, server: Server, fleet: Fleet, costs: Costs) -> Bill:
     """The work and memory of one clone, by the model, and by what is known of real servers."""
-    touched = Draw(server, fleet).touched()
-    counted = as_measured(_bill(name, server, touched), server)
+    counted = as_measured(scale.counted(lambda part: _on_the_model(name, part, fleet), server), server)
     if name == "eager":  # a plain copy of everything copies code too, which Unix, and the model, leave shared
         caller = counted.caller + Work(copied=server.code_pages)
         counted = counted._replace(caller=caller, frames=counted.frames + server.code_pages)
@@ -107,8 +107,8 @@ def count(name: str, server: Server, fleet: Fleet, costs: Costs) -> Bill:
         done, child = counted.before, counted.child
         child = child._replace(entries=child.entries - done.entries, tables=child.tables - done.tables)
         counted = counted._replace(child=child)
-    if name == "image":
-        counted = _of_an_image(counted, server, touched)
+    if name == "image" and not server.image:  # a real template has some private pages again
+        counted = counted._replace(caller=counted.caller + HOT, tables=counted.tables + HOT.tables)
     if server.python and name not in ("eager", "vfork"):
         counted = _of_python(counted, costs.python_pages_image if name == "image" else costs.python_pages)
     return counted
@@ -118,6 +118,12 @@ def _of_python(counted: Bill, pages: float) -> Bill:
     """An interpreter writes some pages whatever it does."""
     child = counted.child + Work(copied=round(pages), faults=round(pages))
     return counted._replace(child=child, frames=counted.frames + round(pages))
+
+
+def _on_the_model(name: str, server: Server, fleet: Fleet) -> Bill:
+    touched = Draw(server, fleet).touched()
+    counted = _bill(name, server, touched)
+    return _in_huge_pages(counted, touched) if name == "image" and server.huge_image else counted
 
 
 def _bill(name: str, server: Server, touched: Touched) -> Bill:
@@ -131,19 +137,15 @@ def _bill(name: str, server: Server, touched: Touched) -> Bill:
     return bill(STRATEGIES[name](), made, child_reads=touched.read, child_writes=touched.written)
 
 
-def _of_an_image(counted: Bill, server: Server, touched: Touched) -> Bill:
-    """A real template has some private pages again, and an image in huge pages is mapped 2 MiB at a time by
-    what is read."""
-    hot = HOT if not server.image else Work()
+def _in_huge_pages(counted: Bill, touched: Touched) -> Bill:
+    """An image in huge pages is mapped 2 MiB at a time by what is read."""
     child = counted.child
-    if server.huge_image:
-        mapped = child.faults - child.copied - child.zeroed - child.reused
-        read, written = (np.unique(pages // TABLE_SPAN) for pages in (touched.read, touched.written))
-        whole = np.setdiff1d(read, written).size  # what is written to is split, and its other entries go
-        child = child._replace(faults=child.faults - mapped + min(mapped, read.size))
-        kept = counted.caller.entries
-        counted = counted._replace(huge=whole, resident=kept + counted.frames + whole * TABLE_SPAN)
-    return counted._replace(caller=counted.caller + hot, child=child, tables=counted.tables + hot.tables)
+    mapped = child.faults - child.copied - child.zeroed - child.reused
+    read, written = (np.unique(pages // TABLE_SPAN) for pages in (touched.read, touched.written))
+    whole = np.setdiff1d(read, written).size  # what is written to is split, and its other entries go
+    child = child._replace(faults=child.faults - mapped + min(mapped, read.size))
+    kept = counted.caller.entries
+    return counted._replace(child=child, huge=whole, resident=kept + counted.frames + whole * TABLE_SPAN)
 
 
 def as_measured(counted: Bill, server: Server) -> Bill:

@@ -6,19 +6,27 @@ import re
 
 from clonal.errors import Error
 
+
+class BadValue(Error):
+    """A value of a command line that cannot be; the message names the option."""
+
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def parse_size(text: str, option: str) -> int:
-    """Bytes of a size such as 64M or 1.5G, given to `option`. Raises Error."""
+    """Bytes of a size such as 64M or 1.5G, given to `option`. Raises BadValue."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
     if match is None:
-        raise Error(f"{option}: {text!r} is no size; write sizes as 64M, 512M, 2G")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+        raise BadValue(f"{option}: {text!r} is no size; write sizes as 64M, 512M, 2G")
+    value = float(match[1]) * _UNITS[match[2].upper()]
+    if value >= 1 << 63:
+        raise BadValue(f"{option}: {text!r} is more than any machine has")
+    return int(value)
 
 
 def size(value: float) -> str:
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+    for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if value >= factor:
             return f"{three(value / factor)} {unit}"
     return f"{value:.0f} B"
@@ -50,11 +58,11 @@ def share(value: float) -> str:
 
 
 def parse_share(text: str, option: str) -> float:
-    """A share such as 5%, 0.5% or 0.05, given to `option`. Raises Error."""
+    """A share such as 5%, 0.5% or 0.05, given to `option`. Raises BadValue."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) ?(%?)", text.strip(), re.ASCII)
     value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
     if not 0 <= value <= 1:
-        raise Error(f"{option}: {text!r} is no share; write it as 5% or 0.05")
+        raise BadValue(f"{option}: {text!r} is no share; write it as 5% or 0.05")
     return value
 
 
@@ -72,8 +80,8 @@ _TIMES = {
 
 
 def parse_time(text: str, option: str) -> float:
-    """Seconds of a time such as 200ms, 30s, 5m, 2h, given to `option`. Raises Error."""
+    """Seconds of a time such as 200ms, 30s, 5m, 2h, given to `option`. Raises BadValue."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(us|µs|ms|s|min|m|h|d|)", text.strip(), re.ASCII | re.IGNORECASE)
     if match is None:
-        raise Error(f"{option}: {text!r} is no time; write it as 200ms, 30s, 5m or 2h")
+        raise BadValue(f"{option}: {text!r} is no time; write it as 200ms, 30s, 5m or 2h")
     return float(match[1]) * _TIMES[match[2].lower()]
