@@ -188,8 +188,8 @@ def must_fit(server: Server, host: Host) -> None:
         return
     options = "--limit" if host.bound.startswith("memory cgroup") else "--ram, --swap or less --used"
     raise BadValue(
-        f"the server alone takes {size(need)}, but {host.bound} leave it {size(host.capacity)}: give more "
-        f"({options}), or a smaller server"
+        f"the server alone takes {size(need)}, but there is room for {size(host.capacity)} "
+        f"({host.bound}): give more ({options}), or a smaller server"
     )
 
 

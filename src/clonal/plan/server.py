@@ -145,7 +145,7 @@ class Server:
 def measure(pid: int) -> Server:
     """A live process, such as a template (`template.pid`), by /proc/PID. Raises NotMeasured."""
     if pid < 1:
-        raise NotMeasured(pid, "is no process: they have numbers from 1")
+        raise NotMeasured(pid, "cannot be: processes have numbers from 1")
     try:
         smaps = procfs.smaps(pid)
         charge = fork_charge(pid).total
