@@ -18,7 +18,6 @@ from clonal.model import (
     BadRange,
     Clone,
     Config,
-    Faults,
     File,
     Kind,
     Machine,
@@ -292,10 +291,31 @@ def test_mappings_and_locks_are_not_limited(process: Process) -> None:
     assert process.mlock(large, 64 << 20).zeroed == (64 << 20) // PAGE
 
 
-def test_no_flush_of_a_tlb_is_counted(process: Process) -> None:
-    process.write(process.mmap(PAGE))
+@pytest.mark.parametrize("cpus", [1, 64])
+def test_flushes_are_not_counted_by_cpu(cpus: int) -> None:
+    """All CPUs run the same address space."""
+    process = Machine(Config(cpus_per_node=cpus)).spawn()
+    process.write(process.mmap(PAGE, at=AT))
+    for cpu in range(cpus):
+        process.clone3(Clone.VM).cpu = cpu
     process.fork()
-    assert not [name for name in (*Faults._fields, *process.fork_work._fields) if "flush" in name]
+    process.munmap(AT, PAGE)
+    assert process.tlb_flushes == 2
+
+
+def test_a_call_flushes_once_however_much_goes(process: Process) -> None:
+    for call in (process.munmap, lambda start, length: process.mremap(start, length, length, 2 * AT)):
+        process.write(process.mmap(64 << 20, at=AT), 64 << 20)
+        before = process.tlb_flushes
+        call(AT, 64 << 20)
+        assert process.tlb_flushes == before + 1
+
+
+def test_pages_freed_lazily_again_are_flushed_again(process: Process) -> None:
+    process.write(process.mmap(PAGE, at=AT))
+    process.madvise(AT, PAGE, Advice.FREE)
+    process.madvise(AT, PAGE, Advice.FREE)
+    assert process.tlb_flushes == 2
 
 
 def test_nothing_takes_time(process: Process) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from clonal.model import collapse, commit, faults, fork, huge, numa, oom, undo
+from clonal.model import collapse, commit, faults, fork, huge, numa, oom, tlb, undo
 from clonal.model.banks import Banks
 from clonal.model.cgroup import Ledger
 from clonal.model.files import File
@@ -18,8 +18,9 @@ from clonal.model.machine import Machine
 from clonal.model.placement import Placed
 from clonal.model.process import Process
 from clonal.model.space import AddressSpace
-from clonal.model.strategies import Vfork
+from clonal.model.strategies import Eager, Vfork
 from clonal.model.tables import Tables
+from clonal.model.tlb import Tlb
 from clonal.model.vma import Vma
 from tests.mutation import Case, Mutant, cases
 from tests.unit import (
@@ -32,6 +33,7 @@ from tests.unit import (
     test_model_pages,
     test_model_shortage,
     test_model_strategies,
+    test_model_tlb,
 )
 
 M = Mutant
@@ -94,7 +96,7 @@ TABLES = [
     M("DONTNEED frees no table", AddressSpace._reclaim, "self.tables.drop(table)", "pass"),
     M("DONTNEED always freed tables", AddressSpace._advise, "(6, 14)", "(6, 12)"),
     M("tables end with no process", AddressSpace.destroy, "self.tables.become(Tables())", "pass"),
-    M("a move makes no tables", AddressSpace.mremap, "self.tables.move(start, old, to)", "pass"),
+    M("a move makes no tables", AddressSpace._move, "self.tables.move(start, old, to)", "pass"),
     M("a move needs no frames", AddressSpace._room_for_tables, "if more > 0:", "if False:"),
     M("an access needs no frames for tables", AddressSpace.reach, "if made :=", "if False and"),
     M("a fork needs no frames", fork._make_tables, "parent.frames.admit(held + found.pages)", "pass"),
@@ -255,6 +257,50 @@ CGROUPS = [
       "charged + pages >= group.limit"),
 ]  # fmt: skip
 
+FLUSHES = [
+    M("fork leaves TLBs alone", fork.duplicate, "parent.tlb.flush()", "pass"),
+    M("fork flushes the child", fork.duplicate, "parent.tlb.flush()", "child.tlb.flush()"),
+    M("a copy leaves TLBs alone", faults._write_present, "space.tlb.flush(replaced)", "pass"),
+    M("a write flushes once", faults._write_present, "space.tlb.flush(replaced)", "space.tlb.flush()"),
+    M("a reuse flushes", faults._write_present, "space.tlb.flush(replaced)", "space.tlb.flush(index.size)"),
+    M("what becomes of the zero page is not flushed", faults._write_present, "space.tlb.flush(replaced)",
+      "space.tlb.flush(replaced - zeroed)"),
+    M("a new page flushes", faults._own, "vma.writable[index] = True",
+      "vma.writable[index] = True; space.tlb.flush()"),
+    M("a page of a file flushes", faults._map_cached, "vma.entries[index] = frames",
+      "vma.entries[index] = frames; space.tlb.flush()"),
+    M("an access that fails has flushed", undo.Before.restore, "self.space.tlb.flush(", "min("),
+    M("calls flush nothing", Tlb.gathered, "self.flush()", "pass"),
+    M("calls flush always", Tlb.gathered, "self.cleared or self.tables.freed != freed", "True"),
+    M("tables go without a flush", Tlb.gathered, " or self.tables.freed != freed", ""),
+    M("a call that fails flushes nothing", Tlb.gathered, "finally:", "except ZeroDivisionError:"),
+    M("a call flushes what the last one did", Tlb.gathered, "self.cleared, freed = False,", "freed ="),
+    M("the machine counts nothing", Tlb.flush, "self.frames.flushes += requests", "pass"),
+    M("tables that go are not counted", Tables._counted, "max(before - self.pages, 0)", "0"),
+    M("tables that are made are flushed", Tables._counted, "max(before - self.pages, 0)",
+      "abs(before - self.pages)"),
+    M("what is unmapped is not flushed", AddressSpace.zap, "self.tlb.cleared = True", "pass"),
+    M("what moves is not flushed", AddressSpace._move, "bool((vma.frame != NO_FRAME).any())", "False"),
+    M("a move of nothing is flushed", AddressSpace._move, "bool((vma.frame != NO_FRAME).any())", "True"),
+    M("lazy freeing is not flushed", AddressSpace._free_lazily, "bool((frames > ZERO_FRAME).any())", "False"),
+    M("lazy freeing flushes zero pages", AddressSpace._free_lazily, "self.tlb.cleared |= bool((frames > ZERO",
+      "self.tlb.cleared |= bool((frames >= ZERO"),
+    M("protections are not flushed", AddressSpace.mprotect, "needs_flush(vma, prot, writable)", "False"),
+    M("protections are always flushed", AddressSpace.mprotect, "needs_flush(vma, prot, writable)", "True"),
+    M("what nobody may touch is flushed", tlb.needs_flush, "if not vma.prot:", "if False:"),
+    M("what nobody may touch now is not flushed", tlb.needs_flush, "not prot or ", ""),
+    M("permission to execute is not flushed", tlb.needs_flush, " or (vma.prot ^ prot) & Prot.EXEC", ""),
+    M("permission to write is flushed only if taken", tlb.needs_flush, "vma.writable != writable",
+      "vma.writable & ~writable"),
+    M("permission to write is flushed only if given", tlb.needs_flush, "vma.writable != writable",
+      "writable & ~vma.writable"),
+    M("a split is not flushed", huge.split, "space.tlb.flush()", "pass"),
+    M("a huge zero page is filled unnoticed", huge._write, "space.tlb.flush()", "pass"),
+    M("a collapse is not flushed", collapse._block, "space.tlb.flush()", "pass"),
+    M("pages copied at once are flushed", Eager.fork, "child.space.tlb.flush(-child.tlb_flushes)", "pass"),
+    M("an address space ends unflushed", AddressSpace.destroy, "with self.tlb.gathered():", "if True:"),
+]  # fmt: skip
+
 PAGES = [test_model_pages, test_model_calls, test_model_huge, test_model_shortage]
 GROUPS: dict[str, tuple[list[Mutant], list[ModuleType]]] = {
     "fork": (FORK, PAGES),
@@ -270,6 +316,7 @@ GROUPS: dict[str, tuple[list[Mutant], list[ModuleType]]] = {
                        test_model_strategies]),
     "calls": (CALLS, PAGES),
     "memory cgroups": (CGROUPS, [test_model_cgroup]),
+    "flushes of TLBs": (FLUSHES, [test_model_tlb]),
 }  # fmt: skip
 SLOW = {
     "test_clones_copy_exactly_what_they_write",

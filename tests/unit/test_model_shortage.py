@@ -37,7 +37,7 @@ def state(machine: Machine) -> dict[str, Any]:
     found["left"] = list(machine.frames.banks.left)
     found["usage"] = [machine.usage(group) for group in machine.frames.ledger.groups]
     for process in alive(machine):
-        seen = process.faults, process.rss, process.space.splits
+        seen = process.faults, process.rss, process.space.splits, process.tlb_flushes
         tables = process.space.tables
         found[f"{process.pid}"] = *seen, tuple(map(frozenset, tables.at)), frozenset(tables.huge)
         for vma in process.space.vmas:

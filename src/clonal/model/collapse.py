@@ -29,7 +29,7 @@ def collapse(space: AddressSpace, vma: Vma, start: int, end: int) -> int:
 
 def _block(space: AddressSpace, vma: Vma, block: int) -> int:
     """Copies what is there, whoever else has it, into a new huge page; zeroes the rest. The table is kept in
-    reserve (collapse_huge_page)."""
+    reserve, and flushed from TLBs (collapse_huge_page, pmdp_collapse_flush)."""
     first = block * HUGE - vma.start
     part = slice(first, first + HUGE)
     old = vma.frame[part]
@@ -40,4 +40,5 @@ def _block(space: AddressSpace, vma: Vma, block: int) -> int:
     space.frames.exclusive[new] = True
     vma.entries[part], vma.writable[part] = new, bool(vma.prot & Prot.WRITE)
     space.tables.huge.add(block)
+    space.tlb.flush()
     return int(present.size)

@@ -144,8 +144,9 @@ def _own(space: AddressSpace, vma: Vma, index: Index) -> None:
 
 def _write_present(space: AddressSpace, vma: Vma, index: Index, large: bool) -> Faults:
     """do_wp_page: an anonymous page that is exclusive or mapped once is reused, the zero page becomes a
-    zeroed one, everything else is copied: by the writer, the others keep the old frame. `large`: those
-    of huge pages may be reused."""
+    zeroed one, everything else is copied: by the writer, the others keep the old frame. An entry that is
+    replaced is flushed (wp_page_copy: ptep_clear_flush), one that only allows more is not (wp_page_reuse).
+    `large`: those of huge pages may be reused."""
     if not index.size:
         return Faults()
     if vma.shared:  # the first write to a page of a file: notice is taken (wp_page_shared)
@@ -160,4 +161,6 @@ def _write_present(space: AddressSpace, vma: Vma, index: Index, large: bool) -> 
     _own(space, vma, index[copy])
     frames.unmap(old[copy], space)
     zeroed, reused = int(zero.sum()), int(reuse.sum())
-    return Faults(minor=index.size, copied=int(copy.sum()) - zeroed, reused=reused, zeroed=zeroed)
+    replaced = index.size - reused
+    space.tlb.flush(replaced)
+    return Faults(minor=index.size, copied=replaced - zeroed, reused=reused, zeroed=zeroed)

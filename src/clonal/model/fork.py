@@ -28,7 +28,8 @@ class ForkWork(NamedTuple):
 
 def duplicate(parent: AddressSpace) -> tuple[AddressSpace, ForkWork]:
     """The child's address space. Only mappings in which something was written privately have their entries
-    copied (vma_needs_copy); of the others the child faults again."""
+    copied (vma_needs_copy); of the others the child faults again. The parent's TLBs are flushed once, at the
+    end (flush_tlb_mm)."""
     child = AddressSpace(parent.frames, parent.config)
     child.brk = parent.brk
     tables = _make_tables(parent, child)
@@ -45,6 +46,7 @@ def duplicate(parent: AddressSpace) -> tuple[AddressSpace, ForkWork]:
             entries += count - blocks * HUGE
             huge += blocks
         child.vmas.append(twin)
+    parent.tlb.flush()
     return child, ForkWork(len(child.vmas), copied, entries, tables, huge)
 
 

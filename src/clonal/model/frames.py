@@ -62,6 +62,7 @@ class Frames:
     def __init__(self, count: int, distances: Distances) -> None:
         self.count = count
         self.used = 0  # by pages
+        self.flushes = 0  # of TLBs, that all address spaces asked for, those that are gone too
         self.tables = Total()
         self.ledger = Ledger()
         self.banks = Banks(count, distances)

@@ -89,10 +89,12 @@ def _fill(space: AddressSpace, vma: Vma, block: int) -> tuple[int, int, int]:
 
 def _write(space: AddressSpace, vma: Vma, block: int, config: Config) -> tuple[int, int, int]:
     """do_huge_pmd_wp_page: all of it is reused if no one else has any of it; else the entry is split, and the
-    page copied like any other. The huge zero page is filled (do_huge_zero_wp_pmd, 6.13; split before)."""
+    page copied like any other. The huge zero page is filled, its entry flushed (do_huge_zero_wp_pmd, 6.13;
+    split before)."""
     part = _part(vma, block)
     frame = int(vma.frame[part.start])
     if frame == ZERO_FRAME and config.kernel >= (6, 13) and space.frames.room >= HUGE:
+        space.tlb.flush()
         return _fill(space, vma, block)
     if frame != ZERO_FRAME and (space.frames.exclusive[frame] or space.frames.folio(frame).mappings == 1):
         space.frames.exclusive[vma.frame[part]] = True
@@ -103,8 +105,10 @@ def _write(space: AddressSpace, vma: Vma, block: int, config: Config) -> tuple[i
 
 
 def split(space: AddressSpace, vma: Vma, block: int) -> None:
-    """The entry of a block becomes 512 of the table that was in reserve (__split_huge_pmd_locked)."""
+    """The entry of a block becomes 512 of the table that was in reserve, after a flush
+    (__split_huge_pmd_locked, pmdp_invalidate)."""
     space.splits += 1
+    space.tlb.flush()
     space.tables.huge.remove(block)
     frame = int(vma.frame[block * HUGE - vma.start])
     if frame != ZERO_FRAME:

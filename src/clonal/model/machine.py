@@ -78,6 +78,11 @@ class Machine:
         spaces = {id(each.space): each.space for each in self._alive() if each.group.within(group)}
         return sum(space.tables.bytes // PAGE for space in spaces.values())
 
+    @property
+    def tlb_flushes(self) -> int:
+        """Flushes of TLBs that were asked for, by all address spaces that there ever were."""
+        return self.frames.flushes
+
     def file(self, pages: int, cached: bool = True) -> File:
         """A file, by default with all its pages in the page cache."""
         return File(self.frames, pages, Kind.FILE, cached)

@@ -359,6 +359,12 @@ class Process(Placed):
         """VmPTE."""
         return self.space.tables.bytes
 
+    @property
+    def tlb_flushes(self) -> int:
+        """How often the kernel asked for a flush of this address space's TLBs. What exec and exit of its last
+        user ask for is in the machine's count only."""
+        return self.space.tlb.flushes
+
     def pss(self) -> float:
         """Bytes, each page divided by how many entries map it (/proc/PID/smaps: Pss)."""
         return PAGE * sum(float((1 / self._shares(vma)).sum()) for vma in self.space.vmas)

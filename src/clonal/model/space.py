@@ -14,6 +14,7 @@ from clonal.model.files import File
 from clonal.model.flags import HUGE, PAGE, TASK_END, Advice, Config, Map, Prot
 from clonal.model.frames import NO_FRAME, ZERO_FRAME, Frames
 from clonal.model.tables import Tables
+from clonal.model.tlb import Tlb, needs_flush
 from clonal.model.vma import Vma, new_anon_vma
 
 TOP = (TASK_END >> 20 << 20) // PAGE - 256  # where mmap starts to look, downwards
@@ -41,6 +42,7 @@ class AddressSpace:
         self.frames, self.config = frames, config
         self.vmas: list[Vma] = []
         self.tables = Tables(frames.tables)
+        self.tlb = Tlb(frames, self.tables)
         self.heap = self.brk = HEAP  # where the heap that brk moves begins and ends
         self.users = 1  # processes: more than one after vfork
         self.splits = 0  # entries of huge pages that became 512 each (/proc/vmstat: thp_split_pmd)
@@ -161,6 +163,10 @@ class AddressSpace:
 
     def munmap(self, start: int, end: int) -> None:
         """Unmaps what is mapped of [start, end) (mm/vma.c do_vmi_munmap)."""
+        with self.tlb.gathered():
+            self._unmap(start, end)
+
+    def _unmap(self, start: int, end: int) -> None:
         for vma in self.between(start, end):
             first, last = max(start, vma.start), min(end, vma.end)
             for part in self.cut(first, last):
@@ -175,13 +181,15 @@ class AddressSpace:
         """Changes the protection; `account` says for each mapping whether it counts from then on. An
         anonymous page of this process alone becomes writable at once (mm/mprotect.c
         can_change_private_pte_writable, 5.19)."""
-        for vma in self.change(start, end, lambda vma: vma.prot != prot):
-            vma.accounted = account(vma)
-            vma.prot = prot
-            own = vma.frame != NO_FRAME
-            if not vma.shared:
-                own &= self.frames.exclusive[vma.frame]
-            vma.writable = own if prot & Prot.WRITE else np.zeros(vma.pages, bool)
+        with self.tlb.gathered():
+            for vma in self.change(start, end, lambda vma: vma.prot != prot):
+                vma.accounted = account(vma)
+                own = vma.frame != NO_FRAME
+                if not vma.shared:
+                    own &= self.frames.exclusive[vma.frame]
+                writable = own if prot & Prot.WRITE else np.zeros(vma.pages, bool)
+                self.tlb.cleared |= needs_flush(vma, prot, writable)
+                vma.prot, vma.writable = prot, writable
 
     def mremap(self, start: int, old: int, new: int, to: int) -> Vma:
         """Moves pages [start, start + old) to page `to`, where they become `new`; what is kept of them must
@@ -195,17 +203,22 @@ class AddressSpace:
         if vma.file is not None and vma.offset + start - vma.start + new > vma.file.pages:
             raise Unmodelled("mappings that reach over the end of their file")
         self._room_for_tables(start, min(old, new), to)
+        with self.tlb.gathered():  # the kernel flushes each table's entries apart (move_ptes)
+            return self._move(start, old, new, to)
+
+    def _move(self, start: int, old: int, new: int, to: int) -> Vma:
         if new < old:
-            self.munmap(start + new, start + old)
+            self._unmap(start + new, start + old)
             old = new
         (vma,) = self.pieces(start, start + old)
         huge.move(self, vma, to)
         moved = replace(vma, start=to, end=to + new, frame=np.empty(0, np.int32))
         moved.entries[:old], moved.writable[:old] = vma.frame, vma.writable
         self.tables.move(start, old, to)
+        self.tlb.cleared |= bool((vma.frame != NO_FRAME).any())
         vma.clear()
         self.vmas.insert(bisect_right(self.vmas, to, key=lambda each: each.start), moved)
-        self.munmap(start, start + old)
+        self._unmap(start, start + old)
         return moved
 
     def _room_for_tables(self, start: int, pages: int, to: int) -> None:
@@ -229,8 +242,11 @@ class AddressSpace:
     def advise(self, start: int, end: int, advice: Advice) -> None:
         """What madvise changes on mappings. POPULATE_* is the fault handler's. Holes are passed over, and
         told at the end (mm/madvise.c madvise_walk_vmas)."""
-        for vma in self.between(start, end):
-            self._advise(vma, max(vma.start, start), min(vma.end, end), advice)
+        with (
+            self.tlb.gathered()
+        ):  # madvise_batch_tlb_flush, 6.16; before, DONTNEED flushed mapping by mapping
+            for vma in self.between(start, end):
+                self._advise(vma, max(vma.start, start), min(vma.end, end), advice)
         if self.hole(start, end) is not None:
             raise BadRange(start * PAGE, end * PAGE, "is not mapped throughout")
 
@@ -266,6 +282,7 @@ class AddressSpace:
         frames = vma.frame[start - vma.start : end - vma.start]
         if self.frames.head[frames[frames > ZERO_FRAME]].any():  # it would be split for good
             raise Unmodelled("MADV_FREE of huge pages")
+        self.tlb.cleared |= bool((frames > ZERO_FRAME).any())  # entries are clean from now on
 
     def zap(self, vma: Vma, start: int, end: int) -> None:
         """Drops the entries of pages [start, end) of a mapping (mm/memory.c zap_pte_range)."""
@@ -275,15 +292,18 @@ class AddressSpace:
         frames = vma.frame[part]
         mapped = frames[frames != NO_FRAME].astype(np.intp)
         if mapped.size:
+            self.tlb.cleared = True
             self.frames.unmap(mapped, self)
             vma.entries[part], vma.writable[part] = NO_FRAME, False
 
     def destroy(self) -> None:
-        """Everything goes (mm/mmap.c exit_mmap)."""
-        for vma in self.vmas:
-            self.zap(vma, vma.start, vma.end)
-        self.vmas.clear()
-        self.tables.become(Tables())
+        """Everything goes (mm/mmap.c exit_mmap). No process runs in it any more, but CPUs may have it loaded
+        still (enter_lazy_tlb): a flush is asked for."""
+        with self.tlb.gathered():
+            for vma in self.vmas:
+                self.zap(vma, vma.start, vma.end)
+            self.vmas.clear()
+            self.tables.become(Tables())
 
     def check_access(
         self, pages: np.ndarray[tuple[int], np.dtype[np.int64]], write: bool

@@ -29,6 +29,7 @@ class Tables:
         self.total = total or Total()
         self.at: tuple[set[int], ...] = (set(), set(), set())
         self.huge: set[int] = set()
+        self.freed = 0  # tables that went, since the beginning
 
     @property
     def pages(self) -> int:
@@ -46,6 +47,7 @@ class Tables:
         before = self.pages
         yield
         self.total.pages += self.pages - before
+        self.freed += max(before - self.pages, 0)
 
     def copy(self) -> Tables:
         """The same, counted in no machine."""

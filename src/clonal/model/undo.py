@@ -49,7 +49,8 @@ class Before:
     """An address space as it was before an access to some pages."""
 
     def __init__(self, space: AddressSpace, pages: PageNumbers) -> None:
-        self.space, self.tables, self.splits = space, space.tables.copy(), space.splits
+        self.space, self.tables = space, space.tables.copy()
+        self.splits, self.flushes = space.splits, space.tlb.flushes
         self.mappings = [
             Mapping(space, vma)
             for vma in space.vmas
@@ -64,6 +65,7 @@ class Before:
             each.restore_cache(self.space.frames)
         self.space.tables.become(self.tables)
         self.space.splits = self.splits
+        self.space.tlb.flush(self.flushes - self.space.tlb.flushes)
 
 
 class Mapping:

@@ -3,7 +3,7 @@
 `cow` is Linux, and compared with it page by page (tests/conformance). `image` is what `clonal.freeze()`
 makes. `eager` is the Unix before copy-on-write. `shared_tables`, `async_copy` and `hardware` are no part of
 Linux: they are models, after the papers that `published` names, with the same pages in the same processes as
-`cow`.
+`cow`, and the same flushes of TLBs: what they would save of these is not counted.
 """
 
 from clonal.model.strategies.async_copy import AsyncCopy

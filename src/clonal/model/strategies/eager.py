@@ -25,6 +25,7 @@ class Eager(Strategy):
             raise
         parent.touch(pages)  # it was never protected
         parent.faults, child.faults = before
+        child.space.tlb.flush(-child.tlb_flushes)
         return Born(child, work + Work(copied=copied))
 
 
