@@ -37,6 +37,8 @@ _LAZY = {
     "in_clone": "clonal.clone.hooks",
     "shared_array": "clonal.clone.shared",
     "launch": "clonal.clone.launch",
+    "sharing": "clonal.observe.sharing",
+    "FamilySharing": "clonal.observe.sharing",
 }
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "CloneRefused",
     "CloneTimeout",
     "Error",
+    "FamilySharing",
     "FreezeRefused",
     "FreezeReport",
     "Hazard",
@@ -62,6 +65,7 @@ __all__ = [
     "in_clone",
     "launch",
     "shared_array",
+    "sharing",
 ]
 
 

@@ -1,0 +1,129 @@
+"""A process and all that descends from it, and which of them are a template and its clones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from clonal.errors import Error
+from clonal.kernel import procfs
+
+Role = Literal["template", "clone", "process"]
+
+TEMPLATE, CLONE = "clonal-template", "clonal-clone"  # names that _native/serve.c and birth.c give
+
+
+class Unreadable(Error):
+    """A process whose memory cannot be looked at; `reason` says why, and what would help."""
+
+    def __init__(self, pid: int, reason: str) -> None:
+        super().__init__(f"process {pid}: {reason}", pid=pid, reason=reason)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A process of a family. `name` is what it calls itself (15 letters), `command` its command line."""
+
+    pid: int
+    ppid: int
+    name: str
+    role: Role = "process"
+    command: str = ""
+
+
+def family(pids: int | Iterable[int], without: Iterable[int] = ()) -> list[Member]:
+    """These processes and all that descend from them, parents before children. Zombies are left out,
+    and `without` with their descendants. Raises Unreadable for one that is asked for and has no memory."""
+    roots = [pids] if isinstance(pids, int) else list(dict.fromkeys(pids))
+    for pid in roots:
+        check(pid)
+    stats = {each.pid: each for each in _processes()}
+    children: dict[int, list[int]] = {}
+    for each in stats.values():
+        children.setdefault(each.ppid, []).append(each.pid)
+    left_out = set(without) - set(roots)
+    order: dict[int, None] = {}
+    todo = roots[::-1]
+    while todo:
+        pid = todo.pop()
+        if pid not in order and pid not in left_out and pid in stats:
+            order[pid] = None
+            todo += sorted(children.get(pid, ()), reverse=True)
+    return _members([stats[pid] for pid in _parents_first(list(order), stats)])
+
+
+def check(pid: int) -> None:
+    """Raises Unreadable where there is no process of this number that has memory and may be read."""
+    if not os.path.isdir(f"/proc/{pid}") or pid <= 0:
+        raise Unreadable(pid, "there is no such process")
+    try:
+        stat, status = procfs.stat(pid), procfs.status(pid)
+        if (group := status.integer("Tgid")) != pid:
+            raise Unreadable(pid, f"is a thread of process {group}: give that")
+        if stat.state in "ZX":
+            raise Unreadable(pid, f"{stat.comm} is a zombie: it has ended and its memory is gone")
+        if "VmSize" not in status.fields:
+            raise Unreadable(pid, f"{stat.comm} is a kernel thread: it has no memory of its own")
+        procfs.read("smaps_rollup", pid)
+    except PermissionError:
+        raise Unreadable(pid, denied(pid)) from None
+    except ProcessLookupError:
+        raise Unreadable(pid, "there is no such process") from None
+    except FileNotFoundError:  # a kernel before 4.14
+        return
+
+
+def denied(pid: int) -> str:
+    """Why this user may not look into a process, and who may."""
+    owner = os.stat(f"/proc/{pid}").st_uid if os.path.isdir(f"/proc/{pid}") else None
+    if owner == os.geteuid():
+        return "may not be inspected: it has changed its rights or hides its memory; root may (sudo)"
+    return f"may not be inspected by user {os.geteuid()}: root may (sudo)"
+
+
+def _processes() -> Iterable[procfs.Stat]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                stat = procfs.stat(int(name))
+            except (ProcessLookupError, FileNotFoundError):
+                continue
+            if stat.state not in "ZX":
+                yield stat
+
+
+def _parents_first(pids: list[int], stats: dict[int, procfs.Stat]) -> list[int]:
+    """As found, but one that was asked for comes after its parent that was asked for later."""
+    found: dict[int, None] = {}
+
+    def add(pid: int) -> None:
+        parent = stats[pid].ppid
+        if parent in stats and parent in pids and parent not in found:
+            add(parent)
+        found[pid] = None
+
+    for pid in pids:
+        add(pid)
+    return list(found)
+
+
+def _members(stats: Sequence[procfs.Stat]) -> list[Member]:
+    roles: dict[int, Role] = {}
+    for each in stats:
+        if each.comm == TEMPLATE:
+            roles[each.pid] = "template"
+        elif roles.get(each.ppid) == "template" or each.comm == CLONE:
+            roles[each.pid] = "clone"
+        else:
+            roles[each.pid] = "process"
+    return [Member(each.pid, each.ppid, each.comm, roles[each.pid], _command(each.pid)) for each in stats]
+
+
+def _command(pid: int) -> str:
+    try:
+        words = procfs.read("cmdline", pid).split(b"\0")
+    except OSError:
+        return ""
+    return b" ".join(words).decode(errors="replace").strip()
