@@ -22,6 +22,7 @@ from clonal.report.words import BadValue
 
 VERBS = {
     "run": "run a script in N fresh clones of a warm template",
+    "map": "which memory a process and its descendants share, and with whom",
     "explain": "what the kernel does with memory, step by step: the model and this kernel",
     "plan": "how many clones fit; latency, memory, storms, OOM",
     "bench": "every way of starting a Python process, timed side by side",
