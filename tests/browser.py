@@ -95,7 +95,8 @@ class Browser:
 
     def ask(self, expression: str) -> Any:
         """The value of an expression of JavaScript."""
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        return answer["result"].get("value")
 
     def press(self, key: str) -> None:
         """A key, pressed and let go as a user does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import clonal
 from tests.support import run_script
 
-DESIGN = {"freeze", "audit", "Template", "shared_array", "launch"}
+DESIGN = {"freeze", "audit", "Template", "shared_array", "launch", "sharing"}
 
 
 def test_the_names_of_the_design_are_public() -> None:

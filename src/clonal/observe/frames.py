@@ -76,7 +76,7 @@ def diverged(child: Reading, parent: Reading) -> npt.NDArray[np.bool_]:
         return np.zeros(len(mine), bool)
     there = (theirs.number[at] == mine.number) & (theirs.flags[at] & (SWAPPED | ZERO) == 0)
     filed = private_file(child)[child.region_of_pages()]
-    other = (theirs.frame[at] != mine.frame) | (mine.flags & EXCLUSIVE != 0)
+    other = np.where(mine.frame > 0, theirs.frame[at] != mine.frame, mine.flags & EXCLUSIVE != 0)
     return is_anonymous(mine) & np.where(there, other, filed)
 
 

@@ -182,6 +182,7 @@
     const row = rows[place.row];
     if (!row || !row.segment || row.gap) return;
     for (let member = 0; member < members; member++) {
+      if (member !== place.member && !maps[member].has(row.segment.number)) continue;
       pen.strokeStyle = colour; pen.lineWidth = member === place.member ? 2 : 1;
       pen.strokeRect(left(member) + place.cell * CELL - dx - 1, row.y - dy - 1, CELL + 1, CELL + 1);
     }
@@ -340,11 +341,13 @@
     for (const each of byId("legend").children) each.setAttribute("aria-pressed", +each.dataset.state === only);
     draw();
   });
-  byId("jump").replaceChildren(...segments.map((each, number) => {
+  const bySize = [...segments].sort((a, b) => b.to - b.from - (a.to - a.from) || a.number - b.number);
+  byId("jump").replaceChildren(...bySize.map((each) => {
     const option = document.createElement("option");
-    option.value = number;
+    option.value = each.number;
     return text(option, `${each.kind} ${hex(each.start)} ${cellsOf((each.end - each.start) * data.page)} ${each.name.split("/").pop()}`);
   }));
+  byId("jump").selectedIndex = -1;
   byId("jump").addEventListener("change", (event) => { toSegment(+event.target.value); box.focus(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); draw(); });
 
@@ -358,6 +361,14 @@
   readColours();
   while (zoom < 12 && count / 2 ** zoom / 64 > 3000) zoom++;
   fit();
-  window.pageMap = { place: (row, member, cell) => { const at = rows[row]; return at && [left(member) + (cell + 0.5) * CELL, at.y + CELL / 2]; }, rows: () => rows, cursor: () => cursor, zoom: () => zoom, count };
+  window.pageMap = { // for a console, and for tests
+    draw, rows: () => rows, cursor: () => cursor,
+    find(page) { // the row and the cell of a page
+      const segment = segments.find((each) => each.start <= page && page < each.end);
+      const cell = Math.floor((page - segment.start) / pagesPerCell()), row = Math.floor(cell / across);
+      return [rows.findIndex((each) => each.segment === segment && each.row === row), cell % across];
+    },
+    place: (row, cell, member) => [left(member) + (cell + 0.5) * CELL, rows[row].y + CELL / 2],
+  };
   document.documentElement.dataset.ready = "yes";
 })();

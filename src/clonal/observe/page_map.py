@@ -238,9 +238,10 @@ def _html(family: FamilySharing, data: dict[str, Any]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{_resource('page_map.css')}</style></head>\n<body>"
-        f"<header><h1>{title} <small>{escape(first.member.name)}</small></h1><p>{escape(' '.join(said[:2]))}</p>"
+        f"<header><h1>{title} <small>{escape(first.member.name)}</small></h1>"
+        f"<p>{escape(' '.join(said[:2]))}</p>"
         + "".join(f'<p class="warning">{escape(line)}</p>' for line in (*said[2:], *family.problems))
-        + f"<details><summary>Figures of the {len(family.members)} members</summary>{_table(family)}</details>"
+        + f"<details><summary>Figures of the members</summary>{_table(family)}</details>"
         f"{_controls(data)}</header>\n"
         '<main id="map" tabindex="0" role="application" aria-label="pages by address"><canvas></canvas>'
         '<div id="room"></div></main><div id="tip" role="status" aria-live="polite" hidden></div>\n'

@@ -180,22 +180,19 @@ def sharers(family: FamilySharing) -> Part:
     """The largest sets of pages by the exact set of processes that map them."""
     assert family.sharers is not None
     sets = [(pids, size) for pids, size in family.sharers if len(pids) > 1]
-    rows = [[_set(pids, len(family.members)), short(size)] for pids, size in sets[:MOST_SETS]]
+    everybody = [each.pid for each in family.members]
+    rows = [[_set(pids, everybody), short(size)] for pids, size in sets[:MOST_SETS]]
     if len(sets) > MOST_SETS:
         rest = sum(size for _, size in sets[MOST_SETS:])
         rows.append([f"{len(sets) - MOST_SETS:,} other sets of processes", short(rest)])
     return Part("Shared by exactly", ["processes", "memory"], rows)
 
 
-def _set(pids: Sequence[int], members: int) -> str:
-    if len(pids) == members:
-        return f"all {members}"
-    if len(pids) == members - 1 and members > 3:
-        return f"all but one: {_listed(pids)}"
-    return _listed(pids)
-
-
-def _listed(pids: Sequence[int]) -> str:
+def _set(pids: Sequence[int], everybody: Sequence[int]) -> str:
+    if len(pids) == len(everybody):
+        return f"all {len(pids)}"
+    if len(pids) == len(everybody) - 1 and len(pids) > 2:
+        return f"all but {next(pid for pid in everybody if pid not in pids)}"
     if len(pids) <= 6:
         return ", ".join(map(str, pids))
     return f"{pids[0]}, {pids[1]}, {pids[2]}, … {pids[-1]} ({len(pids)})"
