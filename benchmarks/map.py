@@ -71,9 +71,9 @@ def main() -> None:
     arguments = parser.parse_args()
     pid = family(arguments.processes, parse_size(arguments.size, "--size"))
     times, found = measured(pid, arguments.rounds)
-    taken = "not known" if found.distinct is None else f"{sum(found.distinct.values()) / 1e9:.2f} GB"
+    taken = "(not known)" if found.distinct is None else f"{sum(found.distinct.values()) / 1e9:.2f} GB"
     print(
-        f"{len(found.members)} processes, {found.total.present / 1e9:.2f} GB mapped, distinct memory {taken}, "
+        f"{len(found.members)} processes, {found.total.present / 1e9:.2f} GB mapped, {taken} in all, "
         f"by {found.method}: {min(times):.2f} s at best, "
         f"{statistics.median(times):.2f} s in the middle of {len(times)}"
     )
