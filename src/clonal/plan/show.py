@@ -79,7 +79,7 @@ def tables(plan: Plan) -> Iterator[Table]:
     yield Table("Every way of cloning", COLUMNS, rows, OURS)
     yield Table(
         "The fleet's memory",
-        ("strategy", "p50", "worst", "copied in all", "commit", "when memory ends"),
+        ("strategy", "p50", "worst", "copied", "commit", "when memory ends"),
         [_memory_row(outlook, plan) for outlook in plan.outlooks.values()],
         OURS,
     )
@@ -114,10 +114,8 @@ def _memory_row(outlook: Outlook, plan: Plan) -> list[str]:
 def _end(outlook: Outlook) -> str:
     if outlook.victim is None or outlook.memory.full is None:
         return "it suffices"
-    who = outlook.victim.who
-    return (
-        f"after {duration(outlook.memory.full * 1e9)}, {outlook.memory.alive or 0:,} clones: {who} is killed"
-    )
+    when = f"{duration(outlook.memory.full * 1e9)}, {outlook.memory.alive or 0:,} clones"
+    return f"{when}: kills {outlook.victim.who}"
 
 
 class Change(NamedTuple):
@@ -182,8 +180,8 @@ def notes(plan: Plan) -> Iterator[str]:
 def sweep_table(axes: Sequence[Axis], points: Sequence[Point]) -> Table:
     """os.fork beside the image, a row for each plan."""
     columns = [
-        *(axis.name for axis in axes), "fork", "fork, image", "touches", "touches, image", "memory each",
-        "p50 of all", "storm", "fit", "fit, image",
+        *(axis.name for axis in axes), "fork", "image's\nfork", "touches", "image's\ntouches", "memory\neach",
+        "p50\nof all", "storm", "fit", "image's\nfit",
     ]  # fmt: skip
     return Table("os.fork beside an image", columns, [_sweep_row(point) for point in points])
 
