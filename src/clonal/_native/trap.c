@@ -1,0 +1,315 @@
+/* Every copy-on-write fault of this process, with the line of Python that caused it, without privilege.
+ *
+ * A software event counts minor faults that user code takes, and has the kernel send SIGTRAP for each
+ * (perf_event_open with sigtrap, Linux 5.13): after the fault was handled, before the instruction runs again.
+ * So the handler finds the page as it was and the thread where it wrote. It runs on memory that fork leaves
+ * out, and calls nothing but system calls: what it notes is made readable later (trap_drain.c).
+ */
+#define _GNU_SOURCE
+#define Py_BUILD_CORE 1
+#include "trap.h"
+
+#include "native.h"
+#include "sys.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/perf_event.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <internal/pycore_frame.h>
+#include <internal/pycore_pystate.h>
+
+#include "trap_state.h"
+
+#define PM_FILE (1ULL << 61)
+#define PM_FRAME ((1ULL << 55) - 1)
+
+struct trap_state clonal_trap = {.pagemap = -1};
+
+/* ---- the Python frames of the faulting thread ---- */
+
+static PyThreadState *thread_state(void)
+{
+    PyThreadState *found = PyGILState_GetThisThreadState(); /* thread-specific: also without the GIL */
+    return found;
+}
+
+static _PyInterpreterFrame *innermost(PyThreadState *state)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return state->current_frame;
+#else
+    return state->cframe ? state->cframe->current_frame : NULL;
+#endif
+}
+
+static bool is_python(const _PyInterpreterFrame *frame)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return frame->owner != FRAME_OWNED_BY_CSTACK;
+#else
+    (void)frame;
+    return true;
+#endif
+}
+
+static struct frame look_at(const _PyInterpreterFrame *frame)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyCodeObject *code = (PyCodeObject *)frame->f_executable;
+    _Py_CODEUNIT *at = frame->instr_ptr;
+#else
+    PyCodeObject *code = frame->f_code;
+    _Py_CODEUNIT *at = frame->prev_instr;
+#endif
+    return (struct frame){(uint64_t)code, (uint64_t)(at - _PyCode_CODE(code))};
+}
+
+/* Notes the stack if it is new; its number, 0 if there is none or no room. */
+static uint32_t stack_number(struct ring *ring)
+{
+    PyThreadState *state = thread_state();
+    uint32_t first = ring->frames, depth = 0;
+    uint64_t hash = 14695981039346656037u;
+    if (!state || first + DEPTH > FRAMES)
+        return 0;
+    for (_PyInterpreterFrame *at = innermost(state); at && depth < DEPTH; at = at->previous) {
+        if (!is_python(at))
+            continue;
+        struct frame found = ring->frame[first + depth++] = look_at(at);
+        hash = (hash ^ found.code) * 1099511628211u;
+        hash = (hash ^ found.instruction) * 1099511628211u;
+    }
+    if (!depth)
+        return 0;
+    for (uint32_t i = 0, slot = (uint32_t)(hash >> 20); i < 2 * STACKS; i++, slot++) {
+        uint32_t number = ring->stack_index[slot % (2 * STACKS)];
+        if (number && ring->stack[number - 1].hash == hash && ring->stack[number - 1].depth == depth)
+            return number;
+        if (number)
+            continue;
+        if (ring->stacks == STACKS)
+            return 0;
+        ring->stack[ring->stacks++] = (struct stack){hash, first, depth};
+        ring->frames += depth;
+        return ring->stack_index[slot % (2 * STACKS)] = ring->stacks;
+    }
+    return 0;
+}
+
+/* ---- one fault ---- */
+
+/* Whether the fault copied (or could have copied) a page that was shared, by the page map now and then. */
+static bool was_copy(struct fault *fault)
+{
+    uint64_t page = fault->address / 4096, entry = 0;
+    const struct run *run = trap_run_of(&clonal_trap.inherited, page);
+    if (!run || pread(clonal_trap.pagemap, &entry, 8, (off_t)page * 8) != 8)
+        return false;
+    if (run->file) { /* a page that is still the file's was read */
+        fault->outcome = COPIED_FROM_FILE;
+        return !(entry & PM_FILE);
+    }
+    uint64_t before = clonal_trap.inherited.frame_number[run->at + page - run->first], now = entry & PM_FRAME;
+    fault->outcome = !before || !now ? COPIED_OR_REUSED : before == now ? REUSED : COPIED;
+    return true;
+}
+
+static uint64_t instruction_of(void *context)
+{
+#if defined(__x86_64__)
+    return (uint64_t)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
+#else
+    return ((ucontext_t *)context)->uc_mcontext.pc;
+#endif
+}
+
+static void note(struct ring *ring, uint64_t address, void *context)
+{
+    struct fault fault = {.address = address, .ip = instruction_of(context)};
+    struct timespec now;
+    if (!was_copy(&fault)) {
+        __atomic_fetch_add(&ring->fresh, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    fault.time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    fault.thread = (uint32_t)SYS(SYS_gettid, 0);
+    while (
+        __atomic_exchange_n(&clonal_trap.busy, 1, __ATOMIC_ACQUIRE)) /* two threads: tables have one writer */
+        SYS(SYS_sched_yield, 0);
+    trap_classify(ring, &fault);
+    fault.stack = stack_number(ring);
+    uint32_t number = ring->faults;
+    if (number < FAULTS)
+        ring->fault[ring->faults++] = fault;
+    else
+        ring->lost++;
+    __atomic_store_n(&clonal_trap.busy, 0, __ATOMIC_RELEASE);
+    if (number == DRAIN_AT)
+        PyErr_SetInterruptEx(clonal_trap.drain_signal);
+}
+
+static void handle(int signal, siginfo_t *info, void *context)
+{
+    (void)signal;
+    int saved = errno;
+    struct ring *ring = clonal_trap.ring;
+    if (ring)
+        note(ring, (uint64_t)info->si_addr, context);
+    errno = saved;
+}
+
+/* ---- start and stop ---- */
+
+static long open_event(long thread)
+{
+    struct perf_event_attr attr = {
+        .type = PERF_TYPE_SOFTWARE,
+        .size = sizeof attr,
+        .config = PERF_COUNT_SW_PAGE_FAULTS_MIN,
+        .sample_period = 1,
+        .sample_type = PERF_SAMPLE_ADDR | PERF_SAMPLE_IP,
+        .exclude_kernel = 1,
+        .exclude_hv = 1,
+        .disabled = 1,
+        .inherit = 1,
+        .inherit_thread = 1,
+        .remove_on_exec = 1,
+        .sigtrap = 1,
+    };
+    return SYS(SYS_perf_event_open, &attr, thread, -1, -1, PERF_FLAG_FD_CLOEXEC);
+}
+
+/* An event for each thread that there is; those to come inherit it. 0 or a negative errno. */
+static long open_events(void)
+{
+    DIR *threads = opendir("/proc/self/task");
+    if (!threads)
+        return -errno;
+    long result = 0;
+    struct dirent *entry;
+    while (result >= 0 && (entry = readdir(threads))) {
+        long thread = atol(entry->d_name);
+        if (thread <= 0)
+            continue;
+        if (clonal_trap.events == TRAP_THREADS) {
+            result = -EMFILE;
+            break;
+        }
+        result = open_event(thread);
+        if (result >= 0)
+            clonal_trap.event[clonal_trap.events++] = (int)result;
+        else if (result == -ESRCH)
+            result = 0; /* it has ended meanwhile */
+    }
+    closedir(threads);
+    return result < 0 ? result : 0;
+}
+
+void clonal_trap_switch(bool on)
+{
+    for (int i = 0; i < clonal_trap.events; i++)
+        ioctl(clonal_trap.event[i], on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0);
+}
+
+static void close_events(void)
+{
+    for (int i = 0; i < clonal_trap.events; i++)
+        close(clonal_trap.event[i]);
+    clonal_trap.events = 0;
+    if (clonal_trap.pagemap >= 0)
+        close(clonal_trap.pagemap);
+    clonal_trap.pagemap = -1;
+    trap_forget(&clonal_trap.inherited);
+}
+
+static struct ring *new_ring(void)
+{
+    void *found = mmap(NULL, sizeof(struct ring), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (found == MAP_FAILED)
+        return NULL;
+    madvise(found, sizeof(struct ring), MADV_DONTFORK);
+    return found;
+}
+
+static bool install(struct ring *ring)
+{
+    struct sigaction action = {.sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART}, old;
+    stack_t stack;
+    if (sigaction(SIGTRAP, NULL, &old) < 0)
+        return false;
+    if (old.sa_sigaction != handle && old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN)
+        return errno = EBUSY, false; /* the program has a handler of its own */
+    if (sigaltstack(NULL, &stack) == 0 && (stack.ss_flags & SS_DISABLE || clonal_trap.own_stack)) {
+        stack = (stack_t){.ss_sp = ring->signal_stack, .ss_size = sizeof ring->signal_stack};
+        clonal_trap.own_stack = sigaltstack(&stack, NULL) == 0;
+    }
+    return sigaction(SIGTRAP, &action, NULL) == 0;
+}
+
+static PyObject *failed(long error, const char *what)
+{
+    close_events();
+    errno = (int)error;
+    PyObject *name = PyUnicode_FromString(what);
+    PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, name);
+    Py_XDECREF(name);
+    return NULL;
+}
+
+/* trap_start(drain_signal) -> (pages that are shared, whether frames are shown, pages that are its own
+ * already) */
+static PyObject *trap_start(PyObject *module, PyObject *args)
+{
+    (void)module;
+    if (!PyArg_ParseTuple(args, "i", &clonal_trap.drain_signal))
+        return NULL;
+    close_events();
+    clonal_trap.busy = 0;
+    if (clonal_trap.owner != getpid()) {
+        clonal_trap.ring = new_ring(); /* that of the parent is not mapped here */
+        clonal_trap.owner = getpid();
+    }
+    if (!clonal_trap.ring)
+        return failed(ENOMEM, "the ring of faults");
+    clonal_trap.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (clonal_trap.pagemap < 0)
+        return failed(errno, "/proc/self/pagemap");
+    if (!install(clonal_trap.ring))
+        return failed(errno, "SIGTRAP");
+    if (!trap_look(&clonal_trap.inherited, clonal_trap.pagemap))
+        return failed(errno ? errno : EIO, "/proc/self/maps");
+    long error = open_events();
+    if (error < 0)
+        return failed(-error, "perf_event_open");
+    clonal_trap_switch(true);
+    return Py_BuildValue("(KOK)", (unsigned long long)clonal_trap.inherited.pages,
+                         clonal_trap.inherited.frames_shown ? Py_True : Py_False,
+                         (unsigned long long)clonal_trap.inherited.already_own);
+}
+
+/* trap_stop(): no more faults are noted; what was can still be drained. */
+static PyObject *trap_stop(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    if (clonal_trap.owner == getpid()) {
+        clonal_trap_switch(false);
+        close_events();
+    }
+    Py_RETURN_NONE;
+}
+
+PyMethodDef clonal_trap_methods[] = {
+    {"trap_start", trap_start, METH_VARARGS, NULL},
+    {"trap_stop", trap_stop, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,91 @@
+/* Recording of copy-on-write faults by SIGTRAP: what the handler writes, and who fills it. */
+#ifndef CLONAL_TRAP_H
+#define CLONAL_TRAP_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    FAULTS = 1 << 16,      /* records between two drains */
+    DRAIN_AT = FAULTS / 2, /* when the process is asked to drain */
+    STACKS = 1 << 14,
+    FRAMES = 1 << 18, /* of all stacks together */
+    DEPTH = 64,       /* frames of one stack, from the innermost */
+    TYPES = 1 << 12,
+};
+
+/* Why a page was written; the order is that of CAUSES in record/trap.py. */
+enum cause { CAUSE_UNKNOWN, CAUSE_REFCOUNT, CAUSE_GC, CAUSE_ALLOCATOR, CAUSE_INTERPRETER, CAUSE_DATA };
+
+/* What the fault did, as far as the page map tells. */
+enum outcome { COPIED, REUSED, COPIED_OR_REUSED, COPIED_FROM_FILE };
+
+/* One fault; 40 bytes, as record/trap.py reads them. */
+struct fault {
+    uint64_t time; /* CLOCK_MONOTONIC, ns */
+    uint64_t address;
+    uint64_t ip;
+    uint32_t thread;
+    uint32_t stack; /* number of a stack, 0: none */
+    uint32_t type;  /* number of a type, 0: none known */
+    uint8_t cause, outcome, in_pool, spare;
+};
+
+struct frame {
+    uint64_t code;        /* PyCodeObject * */
+    uint64_t instruction; /* its offset in code units */
+};
+
+struct stack {
+    uint64_t hash;
+    uint32_t first, depth; /* of ring->frames */
+};
+
+/* What of a type decides where its objects begin. */
+struct shape {
+    uint64_t type, flags;
+    uint32_t presize; /* bytes before the object in its block (_PyType_PreHeaderSize) */
+    uint32_t size;
+};
+
+/* All that the handler writes to: shared memory that fork leaves out, so writing it never copies a page. */
+struct ring {
+    uint32_t faults, lost, fresh, stacks, frames, types;
+    uint32_t drained_stacks, drained_types;
+    struct fault fault[FAULTS];
+    struct stack stack[STACKS];
+    uint32_t stack_index[2 * STACKS]; /* open addressing by hash */
+    struct frame frame[FRAMES];
+    struct shape type[TYPES];
+    uint64_t pool; /* the pool of the latest fault, and the size of its blocks */
+    uint32_t pool_block;
+    uint32_t type_index[2 * TYPES];
+    char signal_stack[1 << 16];
+};
+
+/* Pages that this process shared with another when recording began, as ascending ranges with the frame number
+ * of each page (0 where the kernel does not show it), and the private mappings of files. */
+struct inherited {
+    struct run {
+        uint64_t first, last; /* page numbers, last excluded */
+        uint64_t at;          /* index of the first in `frame_number` */
+        bool file; /* a private mapping of a file: any page of it is the file's until it is written */
+    } *runs;
+    uint32_t count;
+    uint64_t *frame_number;
+    uint64_t pages, frames_shown, already_own;
+};
+
+/* trap_where.c */
+bool trap_look(struct inherited *found, int pagemap);
+void trap_forget(struct inherited *found);
+const struct run *trap_run_of(const struct inherited *all, uint64_t page);
+
+/* trap_what.c: cause and type of a write to `address`, whose page is present. */
+void trap_classify(struct ring *ring, struct fault *fault);
+
+/* Reads memory that may not be there: true if all of it was. No fault, no signal. */
+bool trap_peek(uint64_t from, void *to, unsigned long length);
+
+#endif
