@@ -1,0 +1,209 @@
+"""From a recording to rows: each copied page with its process, line, cause, type and kind of memory."""
+
+from __future__ import annotations
+
+import bisect
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clonal.observe.record.file import RECORD, BadRecording, Chunk, Kind, Reader
+
+FAULT = struct.Struct("<QQQIIIBBBB")
+assert FAULT.size == RECORD
+CAUSES = ("unknown", "reference count", "gc header", "allocator metadata", "interpreter internals", "data")
+OUTCOMES = ("copied", "reused", "copied or reused", "copied from a file")
+REUSED = 1
+DATA, ALLOCATOR = CAUSES.index("data"), CAUSES.index("allocator metadata")
+OWN = "clonal/observe/record/hook.py"
+STRINGS = ("mem", "str", "wcs", "wmem", "bcopy", "bzero", "__mem", "__str", "explicit_bzero")
+ARENA = 64 << 20  # where glibc's further arenas begin (malloc/arena.c HEAP_MAX_SIZE)
+LARGE = 1 << 20  # an anonymous mapping this long is a buffer, if no pool is in it
+
+
+class Frame(NamedTuple):
+    """A line of Python."""
+
+    function: str
+    file: str
+    line: int
+
+
+UNKNOWN = Frame("?", "?", 0)
+Stack = tuple[Frame, ...]  # innermost first
+
+
+class Copy(NamedTuple):
+    """One page that was copied, or written to where it was found to be one's own by then (`outcome`)."""
+
+    pid: int
+    time: int  # CLOCK_MONOTONIC, ns
+    address: int
+    stack: Stack
+    cause: str
+    outcome: str
+    type: str  # of the object written to, "" if it is none
+    category: str  # kind of memory
+    library: str  # whose code wrote
+    symbol: str  # of the C function, "" if it has no name
+    own: bool  # by the recording itself
+
+    @property
+    def frame(self) -> Frame:
+        """The innermost line of Python."""
+        return self.stack[0] if self.stack else Frame(self.symbol or "?", self.library or "?", 0)
+
+
+@dataclass
+class Process:
+    """One recorded process."""
+
+    pid: int
+    parent: int
+    generation: int
+    argv: list[str]
+    shared: int  # pages that it shared when recording began
+    own: int  # pages that it had copied before
+    began: int
+    ended: int | None = None  # None: it was killed, or the recording ends before it
+    failed: str | None = None
+    lost: int = 0  # faults that found no room
+    fresh: int = 0  # first touches, which copy nothing
+
+
+@dataclass
+class Recording:
+    """All of a file."""
+
+    path: str
+    command: list[str] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=dict)
+    backend: str = ""
+    status: int | None = None  # None: the recorder itself was killed
+    processes: dict[int, Process] = field(default_factory=dict)
+    copies: list[Copy] = field(default_factory=list)
+    truncated: bool = False
+
+    @property
+    def by_program(self) -> list[Copy]:
+        """Pages copied by the recorded program, not by its being recorded."""
+        return [copy for copy in self.copies if not copy.own and copy.outcome != OUTCOMES[REUSED]]
+
+
+def load(path: Path | str) -> Recording:
+    """Raises BadRecording, OSError."""
+    reader, found = Reader(path), Recording(str(path))
+    contexts: dict[int, _Context] = {}
+    for chunk in reader:
+        _take(found, contexts, chunk)
+    found.truncated = reader.truncated
+    if not found.command:
+        raise BadRecording(str(path), "this recording has no beginning")
+    return found
+
+
+def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None:
+    data = chunk.data
+    if chunk.kind is Kind.BEGIN:
+        found.command, found.machine, found.backend = data["command"], data["machine"], data["backend"]
+    elif chunk.kind is Kind.PROCESS:
+        contexts[chunk.pid] = _Context()
+        found.processes[chunk.pid] = Process(
+            chunk.pid, data["parent"], data["generation"], data["argv"], data.get("shared", 0),
+            data.get("own", 0), data["time"], failed=data.get("failed"),
+        )  # fmt: skip
+    elif chunk.kind is Kind.END and not chunk.pid:
+        found.status = data["status"]
+    elif chunk.kind is Kind.END and chunk.pid in found.processes:
+        found.processes[chunk.pid].ended = data["time"]
+        found.processes[chunk.pid].lost += data["dropped"]
+    elif chunk.kind is Kind.FAULTS and chunk.pid in contexts:
+        found.processes[chunk.pid].lost += data["lost"]
+        found.processes[chunk.pid].fresh += data["fresh"]
+        found.copies += contexts[chunk.pid].faults(chunk)
+
+
+class _Context:
+    """What the chunks of one process build on: its stacks, types, symbols and mappings so far."""
+
+    def __init__(self) -> None:
+        self._stacks: list[Stack] = []
+        self._types: list[str] = []
+        self._symbols: dict[int, tuple[str, str]] = {}
+        self._maps = Maps("")
+
+    def faults(self, chunk: Chunk) -> Iterator[Copy]:
+        data = chunk.data
+        self._stacks += [tuple(Frame(*f) if f else UNKNOWN for f in stack) for stack in data["stacks"]]
+        self._types += data["types"]
+        for address, symbol in data["symbols"].items():
+            self._symbols[int(address, 16)] = (symbol[0] or "", symbol[1] or "") if symbol else ("", "")
+        if data["maps"] is not None:
+            self._maps = Maps(data["maps"])
+        for record in FAULT.iter_unpack(chunk.records):
+            yield self._copy(chunk.pid, *record)
+
+    def _copy(
+        self, pid: int, time: int, address: int, ip: int, _thread: int, stack: int, type_: int, cause: int,
+        outcome: int, in_pool: int, _spare: int,
+    ) -> Copy:  # fmt: skip
+        frames = self._stacks[stack - 1] if 0 < stack <= len(self._stacks) else ()
+        library, symbol = self._symbols.get(ip, ("", ""))
+        category = "python objects" if in_pool else self._maps.category(address)
+        if cause == DATA and not in_pool and _allocates(library, symbol, category):
+            cause = ALLOCATOR
+        elif cause == DATA and category == "library data" and "python" in self._maps.name(address):
+            cause = CAUSES.index("interpreter internals")
+        return Copy(
+            pid, time, address, frames, CAUSES[cause], OUTCOMES[outcome],
+            self._types[type_ - 1] if 0 < type_ <= len(self._types) else "", category, library, symbol,
+            any(frame.file.endswith(OWN) for frame in frames),
+        )  # fmt: skip
+
+
+def _allocates(library: str, symbol: str, category: str) -> bool:
+    """Whether the C library wrote to its own heap for itself: what is no string function."""
+    libc = "/libc." in library or "/libc-" in library
+    return libc and category == "malloc heap" and not symbol.startswith(STRINGS)
+
+
+class Maps:
+    """/proc/PID/maps as it was: which kind of memory an address is."""
+
+    def __init__(self, text: str) -> None:
+        self._starts: list[int] = []
+        self._rows: list[tuple[int, str, str]] = []  # end, permissions, path
+        for line in text.splitlines():
+            span, perms, _offset, _device, _inode, *path = line.split(None, 5)
+            start, _, end = span.partition("-")
+            self._starts.append(int(start, 16))
+            self._rows.append((int(end, 16), perms, path[0] if path else ""))
+
+    def _row(self, address: int) -> tuple[int, int, str, str] | None:
+        index = bisect.bisect_right(self._starts, address) - 1
+        if index < 0 or self._rows[index][0] <= address:
+            return None
+        return (self._starts[index], *self._rows[index])
+
+    def name(self, address: int) -> str:
+        """The file there, "" if none."""
+        row = self._row(address)
+        return row[3] if row else ""
+
+    def category(self, address: int) -> str:
+        """Kind of memory, pools apart."""
+        row = self._row(address)
+        if row is None:
+            return "other"
+        start, end, perms, path = row
+        if "memfd:clonal" in path:
+            return "image"
+        if path.startswith("[stack"):
+            return "stack"
+        if path == "[heap]" or (not path and start % ARENA == 0):
+            return "malloc heap"
+        if path.startswith("/"):
+            return "code" if "x" in perms else "library data"
+        return "large buffers" if end - start >= LARGE else "other"

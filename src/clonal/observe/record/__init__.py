@@ -1,0 +1,1 @@
+"""Recordings of copy-on-write faults: who copied which page, and why."""

@@ -1,0 +1,132 @@
+"""What is loaded into each recorded Python process: it arms the recording around forks and writes it out.
+
+A process is recorded from its first fork on, as parent or child: before that it shares no page of its own
+with anybody. Nothing here may need more than the interpreter has loaded anyway: each import copies pages.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from clonal import _native
+from clonal.observe.record.file import Kind, Writer
+
+ENVIRONMENT = "CLONAL_RECORD"  # the recording's path
+LIMIT = "CLONAL_RECORD_LIMIT"  # its bytes at most
+DRAIN_SIGNAL = signal.SIGRTMAX - 3  # never sent: the handler of SIGTRAP trips it (PyErr_SetInterruptEx)
+SHARE = 0.05  # of its time that a process may spend on looking at its pages again, after each fork
+
+_really_exit = os._exit
+
+
+class Recorder:
+    """The recording of this process."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        self.writer = Writer(path, limit)
+        self.generation = 0  # forks between the first process and this one
+        self.recording = False
+        self._symbols: dict[int, Any] = {}
+        self._maps = ""
+        self._look, self._looked_at = 0.0, 0.0
+
+    def install(self) -> None:
+        os.register_at_fork(after_in_child=self.child, after_in_parent=self.parent)
+        atexit.register(self.finish)
+        os._exit = self.exit  # type: ignore[assignment]
+
+    def child(self) -> None:
+        """In a new process."""
+        self.generation += 1
+        self.recording = False
+        self._symbols, self._maps, self._look = {}, "", 0.0
+        self.start()
+
+    def parent(self) -> None:
+        """After a fork: every page is shared once more. Looking takes time, so not after each of many."""
+        if self.recording and self._look > SHARE * (time.monotonic() - self._looked_at):
+            return
+        if self.recording:
+            self.drain()
+        self.start()
+
+    def start(self) -> None:
+        """Begins, or begins again with what is shared now. A process that cannot be recorded says so in the
+        recording and runs on."""
+        begun = time.monotonic()
+        try:
+            signal.signal(DRAIN_SIGNAL, self.drain)
+            shared, frames_shown, own = _native.trap_start(DRAIN_SIGNAL)
+        except (OSError, ValueError) as error:  # ValueError: not the main thread
+            self.note({"failed": str(error)})
+            return
+        self._looked_at = time.monotonic()
+        self._look = self._looked_at - begun
+        if not self.recording:
+            self.recording = True
+            self.note({"shared": shared, "own": own, "frames_shown": frames_shown})
+
+    def note(self, facts: dict[str, Any]) -> None:
+        """A chunk that introduces this process."""
+        facts |= {"parent": os.getppid(), "generation": self.generation, "argv": sys.argv[:8]}
+        facts |= {"time": time.monotonic_ns(), "python": sys.version.split()[0]}
+        self._write(Kind.PROCESS, facts)
+
+    def drain(self, *_signal: object) -> None:
+        """Writes out what was recorded since the last time."""
+        found = _native.trap_drain() if self.recording else None
+        if found is None:
+            return
+        records, stacks, types, lost, fresh = found
+        if not records and not lost:
+            return
+        facts = {"stacks": stacks, "types": types, "lost": lost, "fresh": fresh}
+        facts |= {"symbols": self._new_symbols(records), "maps": self._new_maps()}
+        self._write(Kind.FAULTS, facts, records)
+
+    def _new_symbols(self, records: bytes) -> dict[str, Any]:
+        words = memoryview(records).cast("Q")  # 5 words each, the third is where the instruction is
+        new = set(words[2::5].tolist()) - self._symbols.keys()
+        found = {address: _native.trap_symbol(address) for address in new}
+        self._symbols |= found
+        return {f"{address:x}": symbol for address, symbol in found.items()}
+
+    def _new_maps(self) -> str | None:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+            maps = file.read()
+        if maps == self._maps:
+            return None
+        self._maps = maps
+        return maps
+
+    def finish(self) -> None:
+        """At the end of the process."""
+        if self.recording:
+            self.drain()
+            _native.trap_stop()
+            self.recording = False
+            self._write(Kind.END, {"time": time.monotonic_ns(), "dropped": self.writer.dropped})
+
+    def exit(self, status: int) -> None:
+        """os._exit, which runs no exit functions."""
+        self.finish()
+        _really_exit(status)
+
+    def _write(self, kind: Kind, facts: dict[str, Any], records: bytes = b"") -> None:
+        try:
+            self.writer.write(kind, facts, records)
+        except OSError as error:
+            self.recording = False
+            print(f"clonal record: {self.writer.path}: {error.strerror}", file=sys.stderr)
+
+
+def install() -> None:
+    """In a process whose environment asks for it."""
+    path = os.environ.get(ENVIRONMENT)
+    if path:
+        Recorder(path, int(os.environ.get(LIMIT, str(512 << 20)))).install()

@@ -1,0 +1,69 @@
+"""`clonal record -- CMD`: runs a command with the hook in each of its Python processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import clonal
+from clonal.kernel.machine import machine
+from clonal.observe.record import hook
+from clonal.observe.record.file import LIMIT, Kind, Writer
+
+SITE = Path(__file__).resolve().parent / "site"
+PACKAGE = Path(clonal.__file__).resolve().parent.parent
+PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def record(command: Sequence[str], path: Path, limit: int = LIMIT) -> int:
+    """Runs it and returns its exit status as a shell has it: 128 + the signal that ended it. Raises OSError
+    where it cannot be run, or the recording not be written."""
+    path.unlink(missing_ok=True)
+    writer = Writer(str(path), limit)
+    try:
+        facts = {"command": list(command), "machine": machine(), "backend": "sigtrap"}
+        writer.write(Kind.BEGIN, facts | {"time": time.monotonic_ns(), "wall": time.time()}, pid=0)
+        status = _run(command, environment(path, limit))
+        writer.write(Kind.END, {"time": time.monotonic_ns(), "status": status}, pid=0)
+    finally:
+        writer.close()
+    return status
+
+
+def environment(path: Path, limit: int) -> Mapping[str, str]:
+    """That of the recorded command: this one, and the hook on the path of its Pythons."""
+    paths = [str(SITE), str(PACKAGE), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        hook.ENVIRONMENT: str(path.resolve()),
+        hook.LIMIT: str(limit),
+    }
+
+
+def _run(command: Sequence[str], env: Mapping[str, str]) -> int:
+    process = subprocess.Popen(command, env=env)
+    with _passing_on(process):
+        status = process.wait()
+    return status if status >= 0 else 128 - status
+
+
+@contextlib.contextmanager
+def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Signals that ask this process to end or to reload are the command's; those of the terminal it has
+    itself."""
+
+    def pass_on(number: int, _frame: object) -> None:
+        if number not in (signal.SIGINT, signal.SIGQUIT) and process.poll() is None:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
