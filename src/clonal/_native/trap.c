@@ -29,10 +29,7 @@
 
 #include "trap_state.h"
 
-#define PM_FILE (1ULL << 61)
-#define PM_FRAME ((1ULL << 55) - 1)
-
-struct trap_state clonal_trap = {.pagemap = -1};
+struct trap_state clonal_trap = {.pagemap = -1, .memory = -1};
 
 /* ---- the Python frames of the faulting thread ---- */
 
@@ -107,19 +104,19 @@ static uint32_t stack_number(struct ring *ring)
 
 /* ---- one fault ---- */
 
-/* Whether the fault copied (or could have copied) a page that was shared, by the page map now and then. */
+/* Whether the fault copied (or could have copied) a page that was shared. */
 static bool was_copy(struct fault *fault)
 {
+    const struct inherited *all = &clonal_trap.inherited;
     uint64_t page = fault->address / 4096, entry = 0;
-    const struct run *run = trap_run_of(&clonal_trap.inherited, page);
+    const struct run *run = trap_run_of(all, page);
     if (!run || pread(clonal_trap.pagemap, &entry, 8, (off_t)page * 8) != 8)
         return false;
-    if (run->file) { /* a page that is still the file's was read */
-        fault->outcome = COPIED_FROM_FILE;
-        return !(entry & PM_FILE);
-    }
-    uint64_t before = clonal_trap.inherited.frame_number[run->at + page - run->first], now = entry & PM_FRAME;
-    fault->outcome = !before || !now ? COPIED_OR_REUSED : before == now ? REUSED : COPIED;
+    int outcome = trap_outcome(all, run, page, entry);
+    if (outcome < 0)
+        return false;
+    fault->outcome = (uint8_t)outcome;
+    all->seen[run->at + page - run->first] = 1;
     return true;
 }
 
@@ -136,6 +133,14 @@ static void note(struct ring *ring, uint64_t address, void *context)
 {
     struct fault fault = {.address = address, .ip = instruction_of(context)};
     struct timespec now;
+    if (clonal_trap.looking) {
+        uint32_t number = __atomic_fetch_add(&ring->early_count, 1, __ATOMIC_RELAXED);
+        if (number < EARLY)
+            ring->early[number] = address / 4096;
+        else
+            ring->early_count = EARLY;
+        return;
+    }
     if (!was_copy(&fault)) {
         __atomic_fetch_add(&ring->fresh, 1, __ATOMIC_RELAXED);
         return;
@@ -215,10 +220,10 @@ static long open_events(void)
     return result < 0 ? result : 0;
 }
 
-void clonal_trap_switch(bool on)
+static void enable(void)
 {
     for (int i = 0; i < clonal_trap.events; i++)
-        ioctl(clonal_trap.event[i], on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0);
+        ioctl(clonal_trap.event[i], PERF_EVENT_IOC_ENABLE, 0);
 }
 
 static void close_events(void)
@@ -226,10 +231,18 @@ static void close_events(void)
     for (int i = 0; i < clonal_trap.events; i++)
         close(clonal_trap.event[i]);
     clonal_trap.events = 0;
+}
+
+static void forget_pages(void)
+{
     if (clonal_trap.pagemap >= 0)
         close(clonal_trap.pagemap);
-    clonal_trap.pagemap = -1;
-    trap_forget(&clonal_trap.inherited);
+    if (clonal_trap.memory >= 0)
+        close(clonal_trap.memory);
+    clonal_trap.pagemap = clonal_trap.memory = -1;
+    if (clonal_trap.owner == getpid()) /* a child has none of it mapped */
+        trap_forget(&clonal_trap.inherited);
+    clonal_trap.inherited = (struct inherited){0};
 }
 
 static struct ring *new_ring(void)
@@ -259,6 +272,7 @@ static bool install(struct ring *ring)
 static PyObject *failed(long error, const char *what)
 {
     close_events();
+    forget_pages();
     errno = (int)error;
     PyObject *name = PyUnicode_FromString(what);
     PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, name);
@@ -274,6 +288,7 @@ static PyObject *trap_start(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "i", &clonal_trap.drain_signal))
         return NULL;
     close_events();
+    forget_pages();
     clonal_trap.busy = 0;
     if (clonal_trap.owner != getpid()) {
         clonal_trap.ring = new_ring(); /* that of the parent is not mapped here */
@@ -282,34 +297,35 @@ static PyObject *trap_start(PyObject *module, PyObject *args)
     if (!clonal_trap.ring)
         return failed(ENOMEM, "the ring of faults");
     clonal_trap.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    if (clonal_trap.pagemap < 0)
-        return failed(errno, "/proc/self/pagemap");
+    clonal_trap.memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+    if (clonal_trap.pagemap < 0 || clonal_trap.memory < 0)
+        return failed(errno, "/proc/self/pagemap and mem");
     if (!install(clonal_trap.ring))
         return failed(errno, "SIGTRAP");
-    if (!trap_look(&clonal_trap.inherited, clonal_trap.pagemap))
-        return failed(errno ? errno : EIO, "/proc/self/maps");
+    clonal_trap.looking = true;
+    clonal_trap.ring->early_count = 0;
     long error = open_events();
     if (error < 0)
         return failed(-error, "perf_event_open");
-    clonal_trap_switch(true);
-    return Py_BuildValue("(KOK)", (unsigned long long)clonal_trap.inherited.pages,
+    enable();
+    bool good = trap_look(&clonal_trap.inherited, clonal_trap.ring, clonal_trap.pagemap);
+    clonal_trap.looking = false;
+    if (!good)
+        return failed(errno ? errno : EIO, "/proc/self/maps");
+    return Py_BuildValue("(KOK)", (unsigned long long)clonal_trap.inherited.shared,
                          clonal_trap.inherited.frames_shown ? Py_True : Py_False,
                          (unsigned long long)clonal_trap.inherited.already_own);
 }
 
-/* trap_stop(): no more faults are noted; what was can still be drained. */
-static PyObject *trap_stop(PyObject *module, PyObject *unused)
+void clonal_trap_close(void)
 {
-    (void)module, (void)unused;
-    if (clonal_trap.owner == getpid()) {
-        clonal_trap_switch(false);
-        close_events();
-    }
-    Py_RETURN_NONE;
+    if (clonal_trap.owner != getpid())
+        return;
+    close_events();
+    forget_pages();
 }
 
 PyMethodDef clonal_trap_methods[] = {
     {"trap_start", trap_start, METH_VARARGS, NULL},
-    {"trap_stop", trap_stop, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -13,6 +13,8 @@ enum {
     FRAMES = 1 << 18, /* of all stacks together */
     DEPTH = 64,       /* frames of one stack, from the innermost */
     TYPES = 1 << 12,
+    EARLY = 1 << 12, /* faults while the pages are looked at */
+    TEXT = 1 << 20,  /* of /proc/self/maps */
 };
 
 /* Why a page was written; the order is that of CAUSES in record/trap.py. */
@@ -61,26 +63,37 @@ struct ring {
     uint64_t pool; /* the pool of the latest fault, and the size of its blocks */
     uint32_t pool_block;
     uint32_t type_index[2 * TYPES];
+    uint32_t early_count;
+    uint64_t early[EARLY]; /* page numbers */
     char signal_stack[1 << 16];
+    char text[TEXT]; /* where the kernel writes: anywhere else it would copy a page */
+    uint64_t entries[1 << 12];
 };
 
-/* Pages that this process shared with another when recording began, as ascending ranges with the frame number
- * of each page (0 where the kernel does not show it), and the private mappings of files. */
+/* Pages that this process shared with another when recording began, as ascending ranges, and the private
+ * mappings of files. Each page has an index: its frame number then (0 where the kernel does not show it), and
+ * whether it has been accounted for since. */
 struct inherited {
     struct run {
         uint64_t first, last; /* page numbers, last excluded */
-        uint64_t at;          /* index of the first in `frame_number` */
+        uint64_t at;          /* index of the first */
         bool file; /* a private mapping of a file: any page of it is the file's until it is written */
     } *runs;
     uint32_t count;
     uint64_t *frame_number;
-    uint64_t pages, frames_shown, already_own;
+    uint8_t *seen;
+    uint64_t pages, most; /* indices given, and how many there are */
+    uint64_t shared, frames_shown, already_own;
 };
 
 /* trap_where.c */
-bool trap_look(struct inherited *found, int pagemap);
+bool trap_look(struct inherited *found, struct ring *ring, int pagemap);
 void trap_forget(struct inherited *found);
 const struct run *trap_run_of(const struct inherited *all, uint64_t page);
+
+/* The outcome of a fault in a page of `run`, by what the page map says of it then and now; -1: it was only
+ * read. */
+int trap_outcome(const struct inherited *all, const struct run *run, uint64_t page, uint64_t entry);
 
 /* trap_what.c: cause and type of a write to `address`, whose page is present. */
 void trap_classify(struct ring *ring, struct fault *fault);

@@ -5,6 +5,11 @@
 #include "trap_state.h"
 
 #include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <internal/pycore_frame.h>
@@ -60,26 +65,119 @@ static PyObject *new_types(struct ring *ring)
     return found;
 }
 
-/* trap_drain() -> (faults as bytes, new stacks, new types, lost, first touches), or None if none are
- * recorded. */
+/* Takes `count` records out of the ring; what came meanwhile stays. The handler of this thread must not come
+ * between, for it would wait for ever: its signal is blocked, which the kernel respects (kernel/events/core.c
+ * send_sig_perf). */
+static void take_out(struct ring *ring, uint32_t count)
+{
+    sigset_t trap, before;
+    sigemptyset(&trap);
+    sigaddset(&trap, SIGTRAP);
+    pthread_sigmask(SIG_BLOCK, &trap, &before);
+    while (__atomic_exchange_n(&clonal_trap.busy, 1, __ATOMIC_ACQUIRE))
+        ;
+    ring->faults -= count;
+    memmove(ring->fault, ring->fault + count, ring->faults * sizeof *ring->fault);
+    __atomic_store_n(&clonal_trap.busy, 0, __ATOMIC_RELEASE);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* trap_drain() -> (faults as bytes, new stacks, new types, lost, first touches), or None if nothing is
+ * recorded here. What this itself copies is recorded too, and has the caller on its stack. */
 static PyObject *trap_drain(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
     struct ring *ring = clonal_trap.ring;
     if (!ring || clonal_trap.owner != getpid())
         Py_RETURN_NONE;
-    clonal_trap_switch(false);
+    uint32_t count = ring->faults, lost = ring->lost, fresh = ring->fresh;
     PyObject *stacks = new_stacks(ring), *types = stacks ? new_types(ring) : NULL, *result = NULL;
     if (types)
-        result =
-            Py_BuildValue("(y#OOII)", (char *)ring->fault, (Py_ssize_t)(ring->faults * sizeof(struct fault)),
-                          stacks, types, ring->lost, ring->fresh);
-    if (result)
-        ring->faults = ring->lost = ring->fresh = 0;
+        result = Py_BuildValue("(y#OOII)", (char *)ring->fault, (Py_ssize_t)(count * sizeof(struct fault)),
+                               stacks, types, lost, fresh);
+    if (result) {
+        take_out(ring, count);
+        ring->lost -= lost, ring->fresh -= fresh;
+    }
     Py_XDECREF(stacks);
     Py_XDECREF(types);
-    clonal_trap_switch(true);
     return result;
+}
+
+/* Appends a page that no fault of user code accounts for: the kernel wrote to it in a system call. */
+static bool append_page(PyObject *records, uint64_t page, int outcome)
+{
+    struct fault fault = {.address = page * 4096, .cause = CAUSE_DATA, .outcome = (uint8_t)outcome};
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    fault.time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    Py_ssize_t size = PyByteArray_GET_SIZE(records);
+    if (PyByteArray_Resize(records, size + (Py_ssize_t)sizeof fault) < 0)
+        return false;
+    memcpy(PyByteArray_AS_STRING(records) + size, &fault, sizeof fault);
+    return true;
+}
+
+static bool append_run(PyObject *records, const struct inherited *all, const struct run *run)
+{
+    uint64_t *entries = clonal_trap.ring->entries;
+    for (uint64_t page = run->first; page < run->last; page += 4096) {
+        uint64_t count = run->last - page < 4096 ? run->last - page : 4096;
+        if (pread(clonal_trap.pagemap, entries, count * 8, (off_t)page * 8) != (ssize_t)(count * 8))
+            return true; /* unmapped meanwhile */
+        for (uint64_t i = 0; i < count; i++) {
+            uint8_t *seen = &all->seen[run->at + page + i - run->first];
+            int outcome = trap_outcome(all, run, page + i, entries[i]);
+            bool copied = outcome == COPIED || outcome == COPIED_FROM_FILE ||
+                          (outcome == COPIED_OR_REUSED && entries[i] & 1ULL << 56);
+            if (*seen || !copied)
+                continue;
+            *seen = 1;
+            if (!append_page(records, page + i, outcome))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* trap_rest() -> records of pages that were copied without a fault of user code, bytes. Where frame numbers
+ * are not shown, a page that has become this process's alone counts, also if the others have merely let go of
+ * it. */
+static PyObject *trap_rest(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    PyObject *records = PyByteArray_FromStringAndSize(NULL, 0);
+    const struct inherited *all = &clonal_trap.inherited;
+    for (uint32_t i = 0; records && clonal_trap.owner == getpid() && i < all->count; i++)
+        if (!append_run(records, all, &all->runs[i]))
+            Py_CLEAR(records);
+    PyObject *found = records ? PyBytes_FromObject(records) : NULL;
+    Py_XDECREF(records);
+    return found;
+}
+
+/* trap_stop(): no more faults are noted. */
+static PyObject *trap_stop(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    clonal_trap_close();
+    Py_RETURN_NONE;
+}
+
+/* trap_maps() -> /proc/self/maps as bytes, read without the kernel writing to a page that is shared. */
+static PyObject *trap_maps(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    struct ring *ring = clonal_trap.ring;
+    if (!ring || clonal_trap.owner != getpid())
+        Py_RETURN_NONE;
+    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    size_t length = 0;
+    for (ssize_t got; fd >= 0 && (got = read(fd, ring->text + length, TEXT - length)) > 0;)
+        length += (size_t)got;
+    if (fd >= 0)
+        close(fd);
+    return PyBytes_FromStringAndSize(ring->text, (Py_ssize_t)length);
 }
 
 /* trap_symbol(address) -> (library, symbol or None), or None where there is no code. */
@@ -96,7 +194,7 @@ static PyObject *trap_symbol(PyObject *module, PyObject *argument)
 }
 
 PyMethodDef clonal_trap_drain_methods[] = {
-    {"trap_drain", trap_drain, METH_NOARGS, NULL},
-    {"trap_symbol", trap_symbol, METH_O, NULL},
-    {NULL, NULL, 0, NULL},
+    {"trap_drain", trap_drain, METH_NOARGS, NULL}, {"trap_rest", trap_rest, METH_NOARGS, NULL},
+    {"trap_stop", trap_stop, METH_NOARGS, NULL},   {"trap_maps", trap_maps, METH_NOARGS, NULL},
+    {"trap_symbol", trap_symbol, METH_O, NULL},    {NULL, NULL, 0, NULL},
 };

@@ -12,13 +12,13 @@ struct trap_state {
     struct ring *ring;
     struct inherited inherited;
     pid_t owner; /* whose ring it is: a child makes its own */
-    int pagemap, events, drain_signal, busy;
-    bool own_stack;
+    int pagemap, memory, events, drain_signal, busy;
+    bool own_stack, looking;
     int event[TRAP_THREADS];
 };
 
 extern struct trap_state clonal_trap;
 
-void clonal_trap_switch(bool on);
+void clonal_trap_close(void); /* trap.c: the end of the recording of this process */
 
 #endif

@@ -10,11 +10,10 @@
 #include "trap.h"
 
 #include "native.h"
-#include "sys.h"
+#include "trap_state.h"
 
 #include <stddef.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <internal/pycore_code.h>
@@ -33,10 +32,11 @@ struct pool_header {
     uint32_t arena, size_class, next_offset, last_offset;
 };
 
+/* By /proc/self/mem: process_vm_readv pins the pages that it reads, which copies those that are shared
+ * (mm/gup.c gup_must_unshare). */
 bool trap_peek(uint64_t from, void *to, unsigned long length)
 {
-    struct iovec local = {to, length}, remote = {(void *)from, length};
-    return SYS(SYS_process_vm_readv, getpid(), &local, 1, &remote, 1, 0) == (long)length;
+    return pread(clonal_trap.memory, to, length, (off_t)from) == (ssize_t)length;
 }
 
 /* The same of what is near an address whose page is present: without a system call if it lies on that page.

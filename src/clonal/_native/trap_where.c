@@ -47,92 +47,123 @@ static bool parse(const char *line, struct mapping *found)
     return found->private && readable && found->end < 1ULL << 47;
 }
 
-static void add_page(struct inherited *all, uint64_t page, uint64_t entry)
+/* Room for the page's index: the end of the latest run, or of a new one. False where there is none. */
+static bool add_page(struct inherited *all, uint64_t page, bool file)
 {
     struct run *last = all->count ? &all->runs[all->count - 1] : NULL;
-    if (!last || last->file || last->last != page) {
+    if (!last || last->file != file || last->last != page) {
         if (all->count == RUNS)
-            return;
+            return false;
         last = &all->runs[all->count++];
-        *last = (struct run){.first = page, .at = all->pages};
+        *last = (struct run){.first = page, .at = all->pages, .file = file};
     }
+    if (all->pages == all->most)
+        return false;
     last->last = page + 1;
-    all->frame_number[all->pages++] = entry & PM_FRAME;
-    all->frames_shown += (entry & PM_FRAME) != 0;
+    all->pages++;
+    return true;
 }
 
-/* Its present anonymous pages; those that it alone maps are counted only. */
-static bool add_anonymous(struct inherited *all, const struct mapping *vma, int pagemap)
+/* One page of a private mapping. Its own already: it has been copied, or made, before. */
+static bool add_entry(struct inherited *all, uint64_t page, uint64_t entry, bool file)
 {
-    static uint64_t entries[CHUNK];
+    bool own = (entry & (PM_PRESENT | PM_FILE)) == PM_PRESENT, exclusive = own && entry & PM_EXCLUSIVE;
+    all->already_own += exclusive;
+    if (!file && (!own || exclusive))
+        return true;
+    if (!add_page(all, page, file))
+        return false;
+    if (own && !exclusive) {
+        all->shared++;
+        all->frames_shown += (entry & PM_FRAME) != 0;
+        all->frame_number[all->pages - 1] = entry & PM_FRAME;
+    }
+    all->seen[all->pages - 1] = exclusive;
+    return true;
+}
+
+static bool add_mapping(struct inherited *all, const struct mapping *vma, struct ring *ring, int pagemap)
+{
+    uint64_t *entries = ring->entries;
     for (uint64_t page = vma->start / 4096; page < vma->end / 4096; page += CHUNK) {
         uint64_t count = vma->end / 4096 - page < CHUNK ? vma->end / 4096 - page : CHUNK;
         if (pread(pagemap, entries, count * 8, (off_t)page * 8) != (ssize_t)(count * 8))
             return false;
-        for (uint64_t i = 0; i < count; i++) {
-            bool own = (entries[i] & (PM_PRESENT | PM_FILE)) == PM_PRESENT;
-            if (own && entries[i] & PM_EXCLUSIVE)
-                all->already_own++;
-            else if (own)
-                add_page(all, page + i, entries[i]);
-        }
+        for (uint64_t i = 0; i < count; i++)
+            if (!add_entry(all, page + i, entries[i], vma->file))
+                return false;
     }
     return true;
 }
 
-/* A private mapping of a file: shared pages of its own first, and the mapping as a whole. */
-static void add_file(struct inherited *all, const struct mapping *vma)
-{
-    if (all->count < RUNS)
-        all->runs[all->count++] =
-            (struct run){.first = vma->start / 4096, .last = vma->end / 4096, .file = true};
-}
+typedef bool taker(struct inherited *, const struct mapping *, struct ring *, int pagemap);
 
-static uint64_t private_pages(void)
+/* Calls `take` for each private mapping that there is, until it says false. */
+static bool each_mapping(taker *take, struct inherited *all, struct ring *ring, int pagemap)
 {
-    static char buffer[1 << 14];
-    struct line_reader reader = {
-        open("/proc/self/maps", O_RDONLY | O_CLOEXEC), buffer, sizeof buffer, 0, 0, 0};
-    uint64_t pages = 0;
+    struct line_reader reader = {open("/proc/self/maps", O_RDONLY | O_CLOEXEC), ring->text, TEXT, 0, 0, 0};
+    bool good = reader.fd >= 0;
     struct mapping vma;
-    for (char *line; reader.fd >= 0 && (line = read_line(&reader));)
-        if (parse(line, &vma) && !vma.file)
-            pages += (vma.end - vma.start) / 4096;
-    if (reader.fd >= 0)
-        close(reader.fd);
-    return pages;
-}
-
-bool trap_look(struct inherited *found, int pagemap)
-{
-    static char buffer[1 << 14];
-    *found = (struct inherited){0};
-    found->runs = shared(RUNS * sizeof *found->runs);
-    uint64_t most = private_pages() + (1 << 16);
-    found->frame_number = shared(most * 8);
-    struct line_reader reader = {
-        open("/proc/self/maps", O_RDONLY | O_CLOEXEC), buffer, sizeof buffer, 0, 0, 0};
-    bool good = found->runs && found->frame_number && reader.fd >= 0;
-    struct mapping vma;
-    for (char *line; good && (line = read_line(&reader));) {
-        if (!parse(line, &vma))
-            continue;
-        if (vma.file)
-            add_file(found, &vma);
-        else if (found->pages + (vma.end - vma.start) / 4096 <= most)
-            good = add_anonymous(found, &vma, pagemap);
-    }
+    for (char *line; good && (line = read_line(&reader));)
+        if (parse(line, &vma))
+            good = take(all, &vma, ring, pagemap);
     if (reader.fd >= 0)
         close(reader.fd);
     return good;
+}
+
+static bool count_pages(struct inherited *all, const struct mapping *vma, struct ring *ring, int pagemap)
+{
+    (void)ring, (void)pagemap;
+    all->most += (vma->end - vma->start) / 4096;
+    return true;
+}
+
+/* What was written while the pages were looked at is the recording's own doing. */
+static void see_early(struct inherited *all, struct ring *ring)
+{
+    for (uint32_t i = 0; i < ring->early_count; i++) {
+        const struct run *run = trap_run_of(all, ring->early[i]);
+        if (run)
+            all->seen[run->at + ring->early[i] - run->first] = 1;
+    }
+    ring->early_count = 0;
+}
+
+bool trap_look(struct inherited *found, struct ring *ring, int pagemap)
+{
+    *found = (struct inherited){.most = 1 << 12}; /* some more: what is mapped below is not counted yet */
+    if (!each_mapping(count_pages, found, ring, pagemap))
+        return false;
+    found->runs = shared(RUNS * sizeof *found->runs);
+    found->frame_number = shared(found->most * sizeof *found->frame_number);
+    found->seen = shared(found->most * sizeof *found->seen);
+    if (!found->runs || !found->frame_number || !found->seen ||
+        !each_mapping(add_mapping, found, ring, pagemap))
+        return false;
+    see_early(found, ring);
+    return true;
 }
 
 void trap_forget(struct inherited *found)
 {
     if (found->runs)
         munmap(found->runs, RUNS * sizeof *found->runs);
-    found->runs = NULL; /* frame_number stays mapped until the process ends: its length is not kept */
-    found->count = 0;
+    if (found->frame_number)
+        munmap(found->frame_number, found->most * sizeof *found->frame_number);
+    if (found->seen)
+        munmap(found->seen, found->most * sizeof *found->seen);
+    *found = (struct inherited){0};
+}
+
+int trap_outcome(const struct inherited *all, const struct run *run, uint64_t page, uint64_t entry)
+{
+    if (!(entry & PM_PRESENT) || entry & PM_FILE)
+        return -1;
+    uint64_t before = all->frame_number[run->at + page - run->first], now = entry & PM_FRAME;
+    if (run->file && !before)
+        return COPIED_FROM_FILE;
+    return !before || !now ? COPIED_OR_REUSED : before == now ? REUSED : COPIED;
 }
 
 const struct run *trap_run_of(const struct inherited *all, uint64_t page)

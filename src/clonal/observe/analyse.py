@@ -16,6 +16,7 @@ assert FAULT.size == RECORD
 CAUSES = ("unknown", "reference count", "gc header", "allocator metadata", "interpreter internals", "data")
 OUTCOMES = ("copied", "reused", "copied or reused", "copied from a file")
 REUSED = 1
+KERNEL = ("kernel", "system call")  # who wrote, where no code of the process did
 DATA, ALLOCATOR = CAUSES.index("data"), CAUSES.index("allocator metadata")
 OWN = "clonal/observe/record/hook.py"
 STRINGS = ("mem", "str", "wcs", "wmem", "bcopy", "bzero", "__mem", "__str", "explicit_bzero")
@@ -150,11 +151,11 @@ class _Context:
         outcome: int, in_pool: int, _spare: int,
     ) -> Copy:  # fmt: skip
         frames = self._stacks[stack - 1] if 0 < stack <= len(self._stacks) else ()
-        library, symbol = self._symbols.get(ip, ("", ""))
+        library, symbol = self._symbols.get(ip, ("", "")) if ip else KERNEL
         category = "python objects" if in_pool else self._maps.category(address)
         if cause == DATA and not in_pool and _allocates(library, symbol, category):
             cause = ALLOCATOR
-        elif cause == DATA and category == "library data" and "python" in self._maps.name(address):
+        elif cause == DATA and category == "library data" and _is_python(self._maps.name(address)):
             cause = CAUSES.index("interpreter internals")
         return Copy(
             pid, time, address, frames, CAUSES[cause], OUTCOMES[outcome],
@@ -167,6 +168,11 @@ def _allocates(library: str, symbol: str, category: str) -> bool:
     """Whether the C library wrote to its own heap for itself: what is no string function."""
     libc = "/libc." in library or "/libc-" in library
     return libc and category == "malloc heap" and not symbol.startswith(STRINGS)
+
+
+def _is_python(path: str) -> bool:
+    """Whether a file is the interpreter."""
+    return path.rpartition("/")[2].startswith(("python3", "libpython3"))
 
 
 class Maps:

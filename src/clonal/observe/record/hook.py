@@ -52,7 +52,9 @@ class Recorder:
         if self.recording and self._look > SHARE * (time.monotonic() - self._looked_at):
             return
         if self.recording:
+            rest = _native.trap_rest()  # first: what this does itself is not to be in it
             self.drain()
+            self._write_rest(rest)
         self.start()
 
     def start(self) -> None:
@@ -89,6 +91,19 @@ class Recorder:
         facts |= {"symbols": self._new_symbols(records), "maps": self._new_maps()}
         self._write(Kind.FAULTS, facts, records)
 
+    def _write_rest(self, records: bytes) -> None:
+        """Pages that the kernel wrote to in system calls: no fault of this process's own code."""
+        if records:
+            facts = {
+                "stacks": [],
+                "types": [],
+                "lost": 0,
+                "fresh": 0,
+                "symbols": {},
+                "maps": self._new_maps(),
+            }
+            self._write(Kind.FAULTS, facts, records)
+
     def _new_symbols(self, records: bytes) -> dict[str, Any]:
         words = memoryview(records).cast("Q")  # 5 words each, the third is where the instruction is
         new = set(words[2::5].tolist()) - self._symbols.keys()
@@ -97,8 +112,7 @@ class Recorder:
         return {f"{address:x}": symbol for address, symbol in found.items()}
 
     def _new_maps(self) -> str | None:
-        with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-            maps = file.read()
+        maps = (_native.trap_maps() or b"").decode("utf-8", "replace")
         if maps == self._maps:
             return None
         self._maps = maps
@@ -107,7 +121,9 @@ class Recorder:
     def finish(self) -> None:
         """At the end of the process."""
         if self.recording:
+            rest = _native.trap_rest()
             self.drain()
+            self._write_rest(rest)
             _native.trap_stop()
             self.recording = False
             self._write(Kind.END, {"time": time.monotonic_ns(), "dropped": self.writer.dropped})
