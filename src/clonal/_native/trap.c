@@ -116,7 +116,7 @@ static bool was_copy(struct fault *fault)
     if (outcome < 0)
         return false;
     fault->outcome = (uint8_t)outcome;
-    all->seen[run->at + page - run->first] = 1;
+    all->seen[run->at + page - run->first] |= PAGE_SEEN;
     return true;
 }
 

@@ -23,6 +23,9 @@ enum cause { CAUSE_UNKNOWN, CAUSE_REFCOUNT, CAUSE_GC, CAUSE_ALLOCATOR, CAUSE_INT
 /* What the fault did, as far as the page map tells. */
 enum outcome { COPIED, REUSED, COPIED_OR_REUSED, COPIED_FROM_FILE };
 
+/* Of a page when recording began, and since. */
+enum { PAGE_SEEN = 1, PAGE_OWN = 2 }; /* accounted for; anonymous, not the file's */
+
 /* One fault; 40 bytes, as record/trap.py reads them. */
 struct fault {
     uint64_t time; /* CLOCK_MONOTONIC, ns */

@@ -128,11 +128,10 @@ static bool append_run(PyObject *records, const struct inherited *all, const str
         for (uint64_t i = 0; i < count; i++) {
             uint8_t *seen = &all->seen[run->at + page + i - run->first];
             int outcome = trap_outcome(all, run, page + i, entries[i]);
-            bool copied = outcome == COPIED || outcome == COPIED_FROM_FILE ||
-                          (outcome == COPIED_OR_REUSED && entries[i] & 1ULL << 56);
-            if (*seen || !copied)
+            bool copied = outcome == COPIED || outcome == COPIED_FROM_FILE;
+            if (*seen & PAGE_SEEN || !copied)
                 continue;
-            *seen = 1;
+            *seen |= PAGE_SEEN;
             if (!append_page(records, page + i, outcome))
                 return false;
         }
@@ -140,9 +139,9 @@ static bool append_run(PyObject *records, const struct inherited *all, const str
     return true;
 }
 
-/* trap_rest() -> records of pages that were copied without a fault of user code, bytes. Where frame numbers
- * are not shown, a page that has become this process's alone counts, also if the others have merely let go of
- * it. */
+/* trap_rest() -> records of pages that were copied without a fault of user code, as bytes. Only where the
+ * kernel shows frame numbers, or for pages of files: that a page has become this process's alone may also
+ * mean that the others let go of it. */
 static PyObject *trap_rest(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;

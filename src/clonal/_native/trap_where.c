@@ -78,7 +78,7 @@ static bool add_entry(struct inherited *all, uint64_t page, uint64_t entry, bool
         all->frames_shown += (entry & PM_FRAME) != 0;
         all->frame_number[all->pages - 1] = entry & PM_FRAME;
     }
-    all->seen[all->pages - 1] = exclusive;
+    all->seen[all->pages - 1] = (exclusive ? PAGE_SEEN : 0) | (own ? PAGE_OWN : 0);
     return true;
 }
 
@@ -125,7 +125,7 @@ static void see_early(struct inherited *all, struct ring *ring)
     for (uint32_t i = 0; i < ring->early_count; i++) {
         const struct run *run = trap_run_of(all, ring->early[i]);
         if (run)
-            all->seen[run->at + ring->early[i] - run->first] = 1;
+            all->seen[run->at + ring->early[i] - run->first] |= PAGE_SEEN;
     }
     ring->early_count = 0;
 }
@@ -160,8 +160,9 @@ int trap_outcome(const struct inherited *all, const struct run *run, uint64_t pa
 {
     if (!(entry & PM_PRESENT) || entry & PM_FILE)
         return -1;
-    uint64_t before = all->frame_number[run->at + page - run->first], now = entry & PM_FRAME;
-    if (run->file && !before)
+    uint64_t index = run->at + page - run->first;
+    uint64_t before = all->frame_number[index], now = entry & PM_FRAME;
+    if (!(all->seen[index] & PAGE_OWN))
         return COPIED_FROM_FILE;
     return !before || !now ? COPIED_OR_REUSED : before == now ? REUSED : COPIED;
 }
