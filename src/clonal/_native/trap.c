@@ -325,7 +325,18 @@ void clonal_trap_close(void)
     forget_pages();
 }
 
+/* trap_probe() -> 0, or the errno with which this kernel refuses to record. */
+static PyObject *trap_probe(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    long fd = open_event(0);
+    if (fd >= 0)
+        close((int)fd);
+    return PyLong_FromLong(fd >= 0 ? 0 : -fd);
+}
+
 PyMethodDef clonal_trap_methods[] = {
+    {"trap_probe", trap_probe, METH_NOARGS, NULL},
     {"trap_start", trap_start, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

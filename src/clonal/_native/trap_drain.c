@@ -77,6 +77,7 @@ static void take_out(struct ring *ring, uint32_t count)
     while (__atomic_exchange_n(&clonal_trap.busy, 1, __ATOMIC_ACQUIRE))
         ;
     ring->faults -= count;
+    ring->pool = 0; /* it may be another one's by now */
     memmove(ring->fault, ring->fault + count, ring->faults * sizeof *ring->fault);
     __atomic_store_n(&clonal_trap.busy, 0, __ATOMIC_RELEASE);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

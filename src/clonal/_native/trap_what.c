@@ -126,19 +126,20 @@ static uint32_t object_in(struct ring *ring, uint64_t near, uint64_t block, unsi
     return 0;
 }
 
-/* The size of the blocks of a pool, 0 if there is none at this address. */
+/* The size of the blocks of a pool, 0 if there is none at this address; remembered for the next fault nearby.
+ */
 static unsigned block_size(struct ring *ring, uint64_t near, uint64_t pool)
 {
     struct pool_header header;
     if (pool == ring->pool)
         return ring->pool_block;
+    ring->pool = pool, ring->pool_block = 0;
     if (!peek_near(near, pool, &header, sizeof header) || header.size_class >= LARGEST / ALIGN)
         return 0;
     unsigned size = (header.size_class + 1) * SMALLEST;
     if (header.last_offset != POOL - size || header.next_offset > POOL || header.count > POOL / size ||
         header.spare)
         return 0;
-    ring->pool = pool;
     return ring->pool_block = size;
 }
 

@@ -25,6 +25,7 @@ VERBS = {
     "map": "which memory a process and its descendants share, and with whom",
     "explain": "what the kernel does with memory, step by step: the model and this kernel",
     "plan": "how many clones fit; latency, memory, storms, OOM",
+    "record": "every copy-on-write fault of a command, by the line that caused it",
     "bench": "every way of starting a Python process, timed side by side",
 }
 EXTRA = "cli"
