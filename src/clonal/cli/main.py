@@ -26,6 +26,7 @@ VERBS = {
     "explain": "what the kernel does with memory, step by step: the model and this kernel",
     "plan": "how many clones fit; latency, memory, storms, OOM",
     "record": "every copy-on-write fault of a command, by the line that caused it",
+    "report": "what a recording tells: the pages copied, by line and cause; flame graph, source, diff",
     "bench": "every way of starting a Python process, timed side by side",
 }
 EXTRA = "cli"

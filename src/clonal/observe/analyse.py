@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clonal.observe.record.file import RECORD, BadRecording, Chunk, Kind, Reader
+from clonal.observe.record.file import MAGIC, RECORD, BadRecording, Chunk, Kind, Reader
 
 FAULT = struct.Struct("<QQQIIIBBBB")
 assert FAULT.size == RECORD
@@ -82,10 +82,12 @@ class Recording:
     command: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     backend: str = ""
+    wall: float = 0.0  # when it began, seconds since 1970
     status: int | None = None  # None: the recorder itself was killed
     processes: dict[int, Process] = field(default_factory=dict)
     copies: list[Copy] = field(default_factory=list)
     truncated: bool = False
+    unreadable: int = 0  # chunks that say what is not known here
 
     @property
     def by_program(self) -> list[Copy]:
@@ -95,20 +97,43 @@ class Recording:
 
 def load(path: Path | str) -> Recording:
     """Raises BadRecording, OSError."""
+    _refuse(path)
     reader, found = Reader(path), Recording(str(path))
     contexts: dict[int, _Context] = {}
-    for chunk in reader:
-        _take(found, contexts, chunk)
+    for chunk in _known(reader, found):
+        try:
+            _take(found, contexts, chunk)
+        except (LookupError, TypeError, ValueError, AttributeError, struct.error):
+            found.unreadable += 1
     found.truncated = reader.truncated
     if not found.command:
         raise BadRecording(str(path), "this recording has no beginning")
     return found
 
 
+def _refuse(path: Path | str) -> None:
+    """What the reader would take for another kind of file. Raises BadRecording, OSError."""
+    with open(path, "rb") as file:
+        magic = file.read(len(MAGIC))
+    if not magic:
+        raise BadRecording(str(path), "this file is empty: nothing was recorded")
+    if magic != MAGIC and magic[:3] == MAGIC[:3]:
+        raise BadRecording(str(path), "another version of clonal made this recording; read it with that one")
+
+
+def _known(reader: Reader, found: Recording) -> Iterator[Chunk]:
+    """Up to the first kind of chunk that is not known here, of which the reader says ValueError."""
+    try:
+        yield from reader
+    except ValueError:
+        found.unreadable += 1
+
+
 def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None:
     data = chunk.data
     if chunk.kind is Kind.BEGIN:
         found.command, found.machine, found.backend = data["command"], data["machine"], data["backend"]
+        found.wall = data.get("wall", 0.0)
     elif chunk.kind is Kind.PROCESS:
         contexts[chunk.pid] = _Context()
         found.processes[chunk.pid] = Process(

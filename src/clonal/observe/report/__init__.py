@@ -1,0 +1,1 @@
+"""What a recording tells: the same counts as a summary, a tree, a flame graph, annotated source, JSON."""

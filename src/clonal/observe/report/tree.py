@@ -1,0 +1,107 @@
+"""Callers and what they call, with the pages copied below: the tree behind the flame graph too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from clonal.observe.analyse import Frame
+from clonal.observe.report.count import DEPTH, OUTER, Row, Tally
+from clonal.observe.report.names import Names, is_python
+from clonal.observe.report.text import BOLD, COLOURS, DIM, Line, amount, fit, percent, printable
+
+LEAST = 0.01  # share of all pages from which on a line is shown
+
+
+@dataclass
+class Node:
+    """A line, called from its parent's."""
+
+    frame: Frame | None = None  # None: the root
+    pages: int = 0
+    children: dict[Frame, Node] = field(default_factory=dict)
+    itself: Counter[tuple[str, str, int]] = field(default_factory=Counter)  # cause, type, pid
+
+    def ordered(self) -> list[Node]:
+        """Children, most pages first."""
+        return sorted(self.children.values(), key=lambda node: (-node.pages, node.frame or OUTER))
+
+
+def tree(made: Tally) -> Node:
+    """All stacks in one."""
+    root = Node()
+    for row, pages in made.rows.items():
+        node = root
+        node.pages += pages
+        for frame in frames(row):
+            node = node.children.setdefault(frame, Node(frame))
+            node.pages += pages
+        node.itself[row.cause, row.type, row.pid] += pages
+    return root
+
+
+def frames(row: Row) -> list[Frame]:
+    """From the outermost to the innermost, which may be a function of C."""
+    found = [OUTER] if len(row.stack) >= DEPTH else []
+    found += reversed(row.stack)
+    if not found or (row.symbol and not is_python(row.library)):
+        found.append(row.native)
+    return found
+
+
+def text(made: Tally, width: int, least: float = LEAST) -> Iterator[Line]:
+    """The tree as lines. A line that is called from one place only stands below it without an indent."""
+    names = Names(made.files())
+    root = tree(made)
+    yield (
+        (f"{'pages':>10}{'copied':>11}{'share':>8}  ", DIM),
+        ("callers, and below them what they call", DIM),
+    )
+    yield from _below(root, "", root.pages, least, width, names)
+
+
+def _below(node: Node, indent: str, whole: int, least: float, width: int, names: Names) -> Iterator[Line]:
+    children = node.ordered()
+    shown = [child for child in children if child.pages >= least * whole]
+    rest = children[len(shown) :]
+    fork = len(shown) + bool(rest) > 1 or bool(node.itself)
+    for child in shown:
+        last = child is shown[-1] and not rest
+        inner, times = _unrolled(child)
+        yield _line(inner, times, indent + (("└ " if last else "├ ") if fork else ""), whole, width, names)
+        deeper = indent + (("  " if last else "│ ") if fork else "")
+        yield from _below(inner, deeper, whole, least, width, names)
+    if rest:
+        pages = sum(child.pages for child in rest)
+        yield ((f"{_figures(pages, whole)}  {indent}{'└ ' if fork else ''}… {len(rest):,} more", DIM),)
+
+
+def _unrolled(node: Node) -> tuple[Node, int]:
+    """The last of a line's calls of itself from nowhere else, and how many they are."""
+    times = 1
+    while not node.itself and list(node.children) == [node.frame]:
+        (node,) = node.children.values()
+        times += 1
+    return node, times
+
+
+def _line(node: Node, times: int, indent: str, whole: int, width: int, names: Names) -> Line:
+    assert node.frame is not None
+    figures = _figures(node.pages, whole) + "  "
+    room = max(width - len(figures) - len(indent), 12)
+    label = printable(names.label(node.frame)) + (f" × {times}" if times > 1 else "")
+    parts = [(figures, ""), (indent, DIM), (fit(label, min(len(label), room)), BOLD if node.itself else "")]
+    if node.itself:
+        causes = Counter[str]()
+        for (cause, _, _), pages in node.itself.items():
+            causes[cause] += pages
+        cause, pages = min(causes.items(), key=lambda item: (-item[1], item[0]))
+        text = f"  {cause}" + (f" {percent(pages, causes.total())}" if len(causes) > 1 else "")
+        if len(label) + len(text) <= room:
+            parts.append((text, COLOURS.get(cause, "")))
+    return parts
+
+
+def _figures(pages: int, whole: int) -> str:
+    return f"{pages:>10,}{amount(pages):>11}{percent(pages, whole):>8}"
