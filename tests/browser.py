@@ -24,7 +24,8 @@ FLAGS = (
     "--disable-sync",
     "--remote-debugging-pipe",
 )
-KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, "ArrowUp": 38, "Home": 36, "End": 35}
+KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, "ArrowUp": 38, "Home": 36, "End": 35,
+        "Enter": 13, "Escape": 27, "/": 191}  # fmt: skip
 
 
 def chromium() -> str | None:

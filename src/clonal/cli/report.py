@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clonal.cli.main import Parser, UserMistake
+from clonal.errors import Error
 from clonal.observe.analyse import CAUSES, Recording, load
 from clonal.observe.record.file import BadRecording
 from clonal.report.table import console
@@ -164,7 +165,10 @@ def lines_of(found: Tally, arguments: argparse.Namespace) -> Iterable[Line]:
     if arguments.source:
         from clonal.observe.report.source import source
 
-        return source(found, None if arguments.source == EVERYTHING else arguments.source, width)
+        try:
+            return source(found, None if arguments.source == EVERYTHING else arguments.source, width)
+        except Error as error:
+            raise UserMistake(str(error)) from None
     if arguments.diff:
         from clonal.observe.report.diff import text
 

@@ -50,9 +50,9 @@ SECTIONS = (("by cause", _of("cause")), ("by kind of memory", _of("category")), 
 def text(before: Tally, after: Tally, width: int) -> Iterator[Line]:
     """The differences as lines."""
     for name, each in (("before", before), ("after", after)):
-        path = fit_end(each.recording.path, width - 40)
         processes = plural(len(each.recording.processes), "process")
         what = f"{counted(each.copied, 'page')}, {amount(each.copied)}, {processes}"
+        path = fit_end(each.recording.path, width - len(what) - 10)
         yield ((f"{name:7} ", DIM), (path, BOLD), (f"  {what}", ""))
         yield from (((f"        {note}", BAD),) for note in shortcomings(each.recording))
     yield ()
@@ -62,6 +62,8 @@ def text(before: Tally, after: Tally, width: int) -> Iterator[Line]:
         found = [change for change in changes(before, after, key) if change.by]
         yield from _section(title, found, width)
     functions = changes(before, after, _function)
+    if not any(change.by for change in functions):
+        yield (("  no page has changed its function", DIM),)
     yield from _section("functions that grew", [each for each in functions if each.by > 0], width)
     yield from _section("functions that shrank", [each for each in functions if each.by < 0], width)
 

@@ -4,7 +4,7 @@
   const byId = (id) => document.getElementById(id);
   const chart = byId("chart"), ROW = 22, LEAST = 1.5; // pixels: a row, and the narrowest box that is drawn
   const causeOn = data.causes.map(() => true);
-  let process = -1, query = "", zoomed, current, boxes = [], rows = [];
+  let process = -1, query = "", zoomed, current, drawn, boxes = [], rows = [];
 
   // The tree: a node is a line, or what it wrote (kind "cause": one for each cause and type of object).
   function node([frame, children, itself], parent) {
@@ -59,7 +59,7 @@
 
   // Drawing.
   function draw() {
-    const width = chart.clientWidth;
+    const width = drawn = chart.clientWidth, focused = chart.contains(document.activeElement);
     boxes = [], rows = [];
     const found = [];
     const place = (each, left, right, above, under) => {
@@ -90,7 +90,7 @@
     chart.classList.toggle("searching", query !== "");
     chart.replaceChildren(...found);
     byId("out").disabled = zoomed === root;
-    choose(boxes.find((each) => each.node === current) || boxes.find((each) => each.node === zoomed), false);
+    choose(boxes.find((each) => each.node === current) || boxes.find((each) => each.node === zoomed), focused);
   }
 
   function filler({ left, cause, depth, count }, right) {
@@ -161,11 +161,11 @@
     }
   }
 
-  function zoom(each, focus = chart.contains(document.activeElement)) {
+  function zoom(each, focus = false) {
     zoomed = each.kind ? each.parent : each;
     draw();
     const made = boxes.find((one) => one.node === current);
-    choose(made, focus);
+    if (focus) choose(made, true);
     if (made) tell(made.node);
   }
 
@@ -268,5 +268,5 @@
   zoomed = current = root;
   controls();
   refresh();
-  new ResizeObserver(draw).observe(chart);
+  new ResizeObserver(() => { if (chart.clientWidth !== drawn) draw(); }).observe(chart);
 })();

@@ -45,6 +45,7 @@ def speedscope(made: Tally) -> dict[str, Any]:
     profiles += [_profile(f"process {pid}", copies, numbers) for pid, copies in sorted(groups.items())]
     return {
         "$schema": SPEEDSCOPE,
+        "version": "0.0.1",
         "name": Path(made.recording.path).name,
         "exporter": f"clonal {clonal.__version__}",
         "activeProfileIndex": 0,

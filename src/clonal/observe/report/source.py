@@ -13,7 +13,7 @@ from typing import NamedTuple
 from clonal.errors import Error
 from clonal.observe.report.count import Tally
 from clonal.observe.report.names import Names
-from clonal.observe.report.text import BAD, BOLD, COLOURS, DIM, Line, fit, percent, printable
+from clonal.observe.report.text import BAD, BOLD, COLOURS, DIM, Line, fit, fit_end, percent
 from clonal.report.table import counted
 
 FUNCTIONS = 5  # shown if none is named
@@ -104,14 +104,16 @@ def _named(files: dict[str, Lines], wanted: str, names: Names) -> list[Part]:
 
 def _part(made: Tally, lines: Lines, part: Part, names: Names, width: int) -> Iterator[Line]:
     text = _read(part.file)
-    first, last = _extent(text, part.function, lines.functions.get(part.function, set()))
+    numbers = lines.functions.get(part.function) or set().union(*lines.functions.values())
+    first, last = _extent(text, part.function, numbers)
     name = f"{part.function}  {names.file(part.file)}" if part.function else names.file(part.file)
     figure = f"  {counted(part.pages, 'page')}, {percent(part.pages, made.copied)}"
-    yield ((printable(name), BOLD), (figure, ""))
+    yield ((fit_end(name, width - len(figure)), BOLD), (figure, ""))
     if note := _doubt(made, part.file, text):
         yield ((note, BAD),)
     yield ((f"{'copied':>9}{'in callees':>12}  {'why':12}{'line':>5}", DIM),)
-    shown = _shown(lines, first, last, whole=bool(part.function) and last - first < WHOLE)
+    whole = bool(part.function and text) and last - first < WHOLE
+    shown = _shown(lines, first, last, CONTEXT if text else 0, whole)
     before = first - 1
     for number in shown:
         if number != before + 1:
@@ -138,14 +140,14 @@ def _line(lines: Lines, number: int, text: str, width: int) -> Line:
     )
 
 
-def _shown(lines: Lines, first: int, last: int, whole: bool) -> list[int]:
+def _shown(lines: Lines, first: int, last: int, context: int, whole: bool) -> list[int]:
     """The numbers of the lines to show."""
     if whole:
         return list(range(first, last + 1))
     near = {
         number + by
         for number in lines.itself.keys() | lines.callees.keys()
-        for by in range(-CONTEXT, CONTEXT + 1)
+        for by in range(-context, context + 1)
         if first <= number <= last
     }
     return sorted(number for number in near if first <= number <= last)
@@ -171,9 +173,11 @@ def _doubt(made: Tally, file: str, text: Sequence[str]) -> str:
 
 def _extent(text: Sequence[str], function: str, numbers: set[int]) -> tuple[int, int]:
     """First and last line of a function, or of the file."""
-    end = len(text) or max(numbers, default=0)
-    if function in ("", "<module>") or not text:
-        return 1, max(end, 1)
+    if not text:
+        return min(numbers, default=1), max(numbers, default=1)
+    end = len(text)
+    if function in ("", "<module>"):
+        return 1, end
     try:
         spans = list(_functions(ast.parse("\n".join(text)), ""))
     except (SyntaxError, ValueError, RecursionError):

@@ -1,0 +1,241 @@
+"""`clonal report` from its command line: its views and files, and one line for each bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+
+from clonal.cli.main import main
+from clonal.observe.analyse import FAULT, load
+from clonal.observe.record.file import HEADER, BadRecording, Kind, Writer
+from clonal.observe.report.count import tally
+from clonal.observe.report.summary import summary
+from tests.recordings import Recorded, shop
+from tests.support import run_script
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shop(tmp_path_factory.mktemp("shop"))
+
+
+def report(capsys: Captured, *arguments: object) -> tuple[int, str, str]:
+    status = main(["report", *map(str, arguments)])
+    return status, *capsys.readouterr()
+
+
+# Views.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ([], "100 pages copied: 400 KiB"),
+        (["--tree"], "├ <module> (app.py:22)"),
+        (["--table"], "kind of memory"),
+        (["--source"], "found += len(item)"),
+        (["--source", "Shop.patch"], "buffer[0] = 1"),
+        (["--folded"], "malloc (libc.so.6);[allocator metadata] 4"),
+        (["--pid", "101"], "70 pages copied"),
+        (["--cause", "data"], "10 pages copied"),
+        (["--pid", "101", "--pid", "102"], "90 pages copied"),
+    ],
+)
+def test_each_view_is_printed(arguments: list[str], shown: str, path: Path, capsys: Captured) -> None:
+    status, out, err = report(capsys, path, *arguments)
+    assert (status, err) == (0, "") and shown in out
+
+
+def test_the_difference_of_two_recordings(path: Path, tmp_path: Path, capsys: Captured) -> None:
+    more = shop(tmp_path, "more.clonal", scale=2)
+    assert "functions that grew" in report(capsys, path, "--diff", more)[1]
+    told = json.loads(report(capsys, path, "--diff", more, "--json")[1])
+    assert told["after"] == {"file": str(more), "pages": 140}
+    assert "no page has changed its function" in report(capsys, path, "--diff", path)[1]
+
+
+def test_the_json_is_printed_alone(path: Path, capsys: Captured) -> None:
+    status, out, _ = report(capsys, path, "--json")
+    assert status == 0 and json.loads(out)["pages"]["copied"] == 100
+
+
+def test_files_are_written_together_and_nothing_is_printed(
+    path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    page, profile = tmp_path / "flame.html", tmp_path / "profile.json"
+    status, out, _ = report(capsys, path, "--flamegraph", page, "--speedscope", profile)
+    assert (status, out) == (0, "")
+    assert page.read_text().startswith("<!doctype html>")
+    assert json.loads(profile.read_text())["shared"]["frames"]
+
+
+# Bad input.
+
+
+def refused(capsys: Captured, *arguments: object) -> str:
+    """The one line that a mistake is told in."""
+    status, out, err = report(capsys, *arguments)
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    return line
+
+
+def test_a_file_that_is_not_there(tmp_path: Path, capsys: Captured) -> None:
+    assert refused(capsys, tmp_path / "no").endswith("no: No such file or directory")
+    assert refused(capsys, tmp_path).endswith(": Is a directory")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "this file is empty: nothing was recorded"),
+        (b"CLR2" + bytes(100), "another version of clonal made this recording"),
+        (b"\x7fELF" + bytes(100), "this is no recording of clonal record"),
+        (b"CL", "this is no recording of clonal record"),
+        (b"CLR1", "this recording has no beginning"),
+        (os.urandom(5000), "this is no recording of clonal record"),
+    ],
+)
+def test_a_foreign_file(data: bytes, why: str, tmp_path: Path, capsys: Captured) -> None:
+    file = tmp_path / "foreign"
+    file.write_bytes(data)
+    assert why in refused(capsys, file)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read(tmp_path: Path, capsys: Captured) -> None:
+    file = tmp_path / "secret"
+    file.touch(0)
+    assert refused(capsys, file).endswith("Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--flamegraph", "x.htm"], "give a file whose name ends in .html"),
+        (["--speedscope", "/nowhere/x.json"], "there is no folder /nowhere to write to"),
+        (["--pid", "7"], "--pid 7: there is no such process in"),
+        (["--pid", "seven"], "'seven' is no process id"),
+        (["--cause", "weather"], "invalid choice"),
+        (["--source", "nobody"], "no function or file of that name copied a page"),
+        (["--tree", "--table"], "not allowed with"),
+        (["--json", "--tree"], "--json has everything"),
+        (["--diff", "/nowhere"], "/nowhere: No such file or directory"),
+    ],
+)
+def test_a_wrong_command_line(arguments: list[str], why: str, path: Path, capsys: Captured) -> None:
+    assert why in refused(capsys, path, *arguments)
+
+
+def test_the_recording_is_not_overwritten(path: Path, tmp_path: Path, capsys: Captured) -> None:
+    file = tmp_path / "r.json"
+    file.write_bytes(path.read_bytes())
+    assert "is the recording itself" in refused(capsys, file, "--speedscope", file)
+
+
+def test_a_truncated_recording_is_read_up_to_its_last_whole_chunk(
+    path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    data = path.read_bytes()
+    cut = tmp_path / "cut"
+    pages = []
+    for length in range(4, len(data), 61):
+        cut.write_bytes(data[:length])
+        try:
+            found = load(cut)
+        except BadRecording as error:
+            assert error.why == "this recording has no beginning"
+            continue
+        pages.append(tally(found).copied)
+        assert list(summary(tally(found), 80))
+    assert pages == sorted(pages) and pages[0] == 0 and pages[-1] == 100
+    status, out, _ = report(capsys, cut)
+    assert status == 0 and "The file ends within a chunk" in out and "100 pages copied" in out
+
+
+def test_a_broken_recording_never_breaks_the_report(path: Path, tmp_path: Path) -> None:
+    data, chance, broken = path.read_bytes(), random.Random(4), tmp_path / "broken"
+    for _ in range(300):
+        changed = bytearray(data)
+        for _ in range(chance.randrange(1, 4)):
+            changed[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        broken.write_bytes(changed)
+        try:
+            found = load(broken)
+        except BadRecording:
+            continue
+        assert tally(found).copied <= 100 and list(summary(tally(found), 80))
+
+
+def test_chunks_of_another_version_are_counted_and_the_others_read(tmp_path: Path, capsys: Captured) -> None:
+    recorded = Recorded(tmp_path / "r")
+    recorded.process(1)
+    recorded.copies(1, 3, (("f", "/srv/app.py", 1),))
+    file = recorded.close()
+    writer = Writer(str(file))
+    unknown = FAULT.pack(0, 0, 0, 0, 0, 0, 77, 0, 0, 0)  # a cause that is not known here
+    writer.write(
+        Kind.FAULTS,
+        {"stacks": [], "types": [], "symbols": {}, "maps": None, "lost": 0, "fresh": 0},
+        unknown,
+        1,
+    )
+    writer.write(Kind.END, {"what": "is this"}, pid=1)
+    writer.write(Kind.PROCESS, {}, pid=9)
+    with file.open("ab") as end:
+        end.write(HEADER.pack(b"CLR1", 9, 0, 2, 0, zlib.crc32(b"{}"), 1) + b"{}")
+    _, out, _ = report(capsys, file)
+    assert "3 pages copied" in out and "4 chunks of another version of clonal could not be read" in out
+    writer.close()
+
+
+# What was really recorded.
+
+FORKS = """
+import os, sys
+from pathlib import Path
+from clonal.observe.record.run import record
+
+Path("program.py").write_text('''
+import os
+
+items = [str(number) * 3 for number in range(30_000)]
+
+def total():
+    return sum(len(item) for item in items)
+
+if os.fork() == 0:
+    total()
+    os._exit(0)
+os.wait()
+''')
+print(record([sys.executable, "program.py"], Path("out.clonal")))
+os.execv(sys.executable, [sys.executable, "-m", "clonal.cli.main", "report", "out.clonal", "--json"])
+"""
+
+
+def test_a_real_recording_tells_the_line_that_copied_most() -> None:
+    status, _, told = run_script(FORKS).stdout.partition("\n")
+    found = json.loads(told)
+    if not found["processes"] or found["processes"][-1]["failed"]:
+        pytest.skip(f"faults cannot be recorded here: {found['processes']}")
+    assert status == "0"
+    most = found["locations"][0]
+    assert (most["function"], most["line"]) == ("total.<locals>.<genexpr>", 7)
+    assert (most["cause"], most["type"], most["category"]) == ("reference count", "str", "python objects")
+    assert sum(each["pages"] for each in found["locations"]) == found["pages"]["copied"] > most["pages"] > 300
+
+
+def test_a_reader_that_ends_early_is_no_error(path: Path) -> None:
+    command = f"{sys.executable} -m clonal.cli.main report {path} --table | head -n 1"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert "kind of memory" in result.stdout and result.stderr == ""

@@ -1,0 +1,432 @@
+"""Views of a recording: the same known counts in each."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+
+from clonal.errors import Error
+from clonal.observe.analyse import load
+from clonal.observe.report import diff, flame, source, tree
+from clonal.observe.report.count import PAGE, Tally, generations, tally, timeline
+from clonal.observe.report.formats import as_json, folded, speedscope
+from clonal.observe.report.summary import summary
+from clonal.observe.report.table import table
+from clonal.observe.report.text import Line, bar, fit_place, sparkline
+from tests.recordings import LIBC, PYTHON, Recorded, shop
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def made(path: Path) -> Tally:
+    return tally(load(path))
+
+
+def text(lines: Iterable[Line]) -> str:
+    return "\n".join("".join(part for part, _ in line).rstrip() for line in lines)
+
+
+def section(shown: str, title: str) -> list[list[str]]:
+    """The rows below a title, as words."""
+    rows = shown.split(f"\n{title}", 1)[1].split("\n\n")[0].splitlines()[1:]
+    return [row.split() for row in rows]
+
+
+# What is counted.
+
+
+def test_what_the_program_copied_is_counted_and_what_it_did_not_copy_is_not(made: Tally) -> None:
+    assert (made.copied, made.not_sure, made.reused, made.by_recording) == (100, 3, 5, 8)
+    assert len(made.copies) == 100
+
+
+def test_a_process_or_a_cause_can_be_counted_alone(path: Path) -> None:
+    recording = load(path)
+    assert tally(recording, pids={102}).by(lambda row: row.cause) == [("reference count", 20)]
+    assert tally(recording, cause="data").by(lambda row: row.frame.function) == [("Shop.patch", 10)]
+
+
+def test_pages_are_counted_in_the_span_of_time_in_which_they_were_copied(made: Tally) -> None:
+    seen = timeline(made, 10)
+    assert (seen.start, seen.end, seen.span) == (0, 10**10, 10**9)
+    assert seen.pages == [0, 0, 40, 20, 10, 0, 17, 3, 6, 4]
+    assert seen.by_process[102] == [0] * 6 + [17, 3, 0, 0]
+
+
+def test_generations_have_their_processes_and_pages(made: Tally) -> None:
+    assert generations(made) == [(0, 1, 10), (1, 2, 90)]
+
+
+def test_a_line_whose_code_is_gone_counts_for_the_first_that_is_known(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path / "r")
+    recorded.process(1)
+    recorded.copies(1, 2, (None, ("caller", "/srv/app.py", 4)))
+    found = tally(load(recorded.close()))
+    assert found.by(lambda row: row.frame.function) == [("caller", 2)]
+
+
+# The summary.
+
+
+def test_the_summary_has_every_count(made: Tally) -> None:
+    shown = text(summary(made, 80))
+    assert "100 pages copied: 400 KiB" in shown
+    assert section(shown, "by cause")[0][:3] == ["reference", "count", "80"]
+    assert [row[0] for row in section(shown, "by type")] == ["str", "Item", "(no", "dict"]
+    assert section(shown, "by line")[0] == ["total", "app.py:7", "60", "240", "KiB", "60.0", "%"]
+    assert section(shown, "by module")[0][:2] == ["app", "96"]
+    assert section(shown, "by generation")[1][:6] == ["1:", "2", "processes,", "45", "pages", "each"]
+    assert [row[:3] for row in section(shown, "by process")[1:]] == [
+        ["101", "1", "70"],
+        ["102", "1", "20"],
+        ["100", "0", "10"],
+    ]
+    for line in (
+        "3 of the pages were copied or reused",
+        "8 more were copied by the recording itself",
+        "5 more were written by the last process that had them",
+        "9 were touched for the first time",
+    ):
+        assert line in shown
+
+
+def test_a_process_without_an_end_is_told(made: Tally) -> None:
+    (row,) = (row for row in section(text(summary(made, 80)), "by process") if row[0] == "102")
+    assert row[-2:] == ["no", "end"]
+    assert "no end: it was killed" in text(summary(made, 80))
+
+
+def test_a_long_ranking_ends_with_what_is_left_out(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path / "r")
+    recorded.process(1)
+    for number in range(20):
+        recorded.copies(1, 1, ((f"f{number:02}", "/srv/app.py", number + 1),))
+    rows = section(text(summary(tally(load(recorded.close())), 80)), "by line")
+    assert len(rows) == 9
+    assert rows[-1][:5] == ["…", "12", "more", "12", "48"]
+
+
+def test_what_is_missing_is_said_first(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path / "r")
+    recorded.process(1)
+    recorded.process(2, failed="[Errno 13] perf_event_open: Permission denied")
+    recorded.copies(1, 1, (("f", "/srv/app.py", 1),), lost=7)
+    shown = text(summary(tally(load(recorded.close(status=None))), 80))
+    assert "7 faults found no room and are missing" in shown
+    assert "Process 2 could not be recorded: [Errno 13] perf_event_open" in shown
+    assert "clonal record was killed, or it still runs" in shown
+
+
+def test_a_program_that_never_forked_is_told_so(tmp_path: Path) -> None:
+    shown = text(summary(tally(load(Recorded(tmp_path / "r").close(3))), 80))
+    assert "none forked" in shown and "exit status 3" in shown
+
+
+def strange(folder: Path) -> Tally:
+    """Names that are long, wide, or hold what a terminal would obey."""
+    recorded = Recorded(folder / ("r" * 90), ["python", "x" * 200])
+    recorded.process(2**22, generation=12)
+    deep = "/srv/" + "very_long_folder/" * 12
+    for stack in (
+        (("Outer.<locals>." * 9 + "f", deep + "module.py", 12345),),
+        (("数え上げる関数" * 8, deep + "店/売り場.py", 3), ("main", "/srv/app.py", 1)),
+        (("red\x1b[31m\nred", "/srv/a;b c.py", 1),),
+        tuple((f"level{number}", f"/srv/level{number}.py", number) for number in range(1, 65)),
+        (),
+    ):
+        recorded.copies(2**22, 1234, stack, kind="a.very.long.module.name.Type" * 3)
+    return tally(load(recorded.close()))
+
+
+VIEWS: dict[str, Callable[[Tally], Iterable[Line]]] = {
+    "summary": lambda made: summary(made, 80),
+    "tree": lambda made: tree.text(made, 80),
+    "source": lambda made: source.source(made, None, 80),
+    "diff": lambda made: diff.text(tally(made.recording, pids=set()), made, 80),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_fits_80_columns_and_disturbs_no_terminal(view: str, tmp_path: Path) -> None:
+    lines = text(VIEWS[view](strange(tmp_path))).split("\n")
+    assert lines and all(line.isprintable() for line in lines)
+    assert max(map(cell_len, lines)) <= 80
+
+
+def test_a_place_is_cut_where_it_says_least() -> None:
+    assert fit_place("total", "app.py:7", 20) == "total  app.py:7     "
+    assert fit_place("total", "shop/orders/app.py:7", 20) == "total  …ers/app.py:7"
+    assert len(fit_place("a" * 50, "b" * 50, 20)) == 20
+
+
+def test_bars_and_sparklines_show_the_least_that_is_there() -> None:
+    assert (bar(0, 9, 10), bar(1, 10_000, 10), bar(1, 2, 4), bar(1, 1, 2)) == ("", "▏", "██", "██")
+    assert sparkline([0, 1, 100, 50]) == " ▁█▄"
+    assert sparkline([0, 0]) == "  "
+
+
+# The other views of text.
+
+
+def test_the_tree_has_callers_above_what_they_call(made: Tally) -> None:
+    rows = [line.split("%", 1)[1].strip() for line in text(tree.text(made, 100)).splitlines()[1:]]
+    assert rows == [
+        "├ <module> (app.py:22)",
+        "│ ├ main (app.py:17)",
+        "│ │ ├ total (app.py:7)  reference count",
+        "│ │ └ total (app.py:6)  reference count",
+        "│ ├ main (app.py:18)",
+        "│ │ Shop.patch (app.py:13)",
+        "│ │ memcpy (libc.so.6)  data",
+        "│ └ main (app.py:19)  gc header",
+        "└ malloc (libc.so.6)  allocator metadata",
+    ]
+
+
+def test_a_recursion_is_one_line_of_the_tree_and_a_cut_stack_says_so(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path / "r")
+    recorded.process(1)
+    recorded.copies(1, 5, (("g", "/srv/app.py", 9), *[("f", "/srv/app.py", 3)] * 63))
+    shown = text(tree.text(tally(load(recorded.close())), 80))
+    assert "(callers further out)" in shown
+    assert "f (app.py:3) × 63" in shown
+
+
+def test_the_table_has_every_line(made: Tally) -> None:
+    rows = [line.split() for line in text(table(made)).splitlines()[1:]]
+    assert sum(int(row[0]) for row in rows) == 100
+    assert rows[0] == [
+        "60",
+        "240",
+        "KiB",
+        "reference",
+        "count",
+        "str",
+        "python",
+        "objects",
+        "total",
+        "app.py:7",
+    ]
+    assert ["10", "40", "KiB", "data", "large", "buffers", "Shop.patch", "app.py:13"] in rows
+
+
+def test_the_source_has_the_pages_of_each_line(made: Tally) -> None:
+    shown = text(source.source(made, "total", 80))
+    assert "total  app.py  80 pages, 80.0 %" in shown
+    lines = {
+        line.split()[-1]: line.split() for line in shown.splitlines() if "found" in line or "items:" in line
+    }
+    assert lines["items:"][:3] == ["20", "refcount", "6"]
+    assert lines["len(item)"][:3] == ["60", "refcount", "7"]
+
+
+def test_the_source_of_a_caller_has_what_its_callees_copied(made: Tally) -> None:
+    shown = text(source.source(made, "main", 80)).splitlines()
+    assert [line.split() for line in shown if "total(items)" in line] == [["80", "17", "total(items)"]]
+    assert [line.split()[:4] for line in shown if "collect" in line] == [["6", "gc", "header", "19"]]
+
+
+def test_the_source_of_a_file_leaves_out_what_copied_nothing(made: Tally) -> None:
+    numbers = [
+        int(line[35:41])
+        for line in text(source.source(made, "app.py", 80)).splitlines()
+        if line[35:41].strip().isdigit()
+    ]
+    assert numbers[0] == 3 and numbers[-1] == 22 and 1 not in numbers
+
+
+def test_the_source_without_a_name_is_that_of_the_functions_that_copied_most(made: Tally) -> None:
+    shown = text(source.source(made, None, 80))
+    heads = [line for line in shown.splitlines() if "pages," in line]
+    assert [head.split()[0] for head in heads] == ["total", "Shop.patch", "main"]
+
+
+def test_a_method_is_found_by_its_name_alone(made: Tally) -> None:
+    assert "Shop.patch  app.py  10 pages" in text(source.source(made, "patch", 80))
+
+
+def test_source_of_an_unknown_name_says_what_there_is(made: Tally) -> None:
+    with pytest.raises(Error, match=r"--source nobody: no function or file .*; most did total in app.py"):
+        source.source(made, "nobody", 80)
+
+
+def test_source_that_is_gone_or_has_changed_is_told(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path / "r", wall=1.0)
+    recorded.process(1)
+    here = tmp_path / "here.py"
+    here.write_text("def f():\n    pass\n")
+    recorded.copies(1, 2, (("f", str(here), 2),))
+    recorded.copies(1, 1, (("g", str(tmp_path / "gone.py"), 7),))
+    found = tally(load(recorded.close()))
+    assert "it has changed since it was recorded" in text(source.source(found, "f", 80))
+    gone = text(source.source(found, "g", 80))
+    assert "its source is not here" in gone
+    assert gone.splitlines()[-1].split() == ["1", "refcount", "7"]
+
+
+def test_the_difference_says_what_grew_and_what_shrank(made: Tally, tmp_path: Path) -> None:
+    other = tally(load(shop(tmp_path, scale=2)))
+    grown, shrunk = text(diff.text(made, other, 80)), text(diff.text(other, made, 80))
+    assert section(grown, "functions that grew") == [["total", "app", "80", "120", "+40", "+50", "%"]]
+    assert section(shrunk, "functions that shrank") == [["total", "app", "120", "80", "−40", "−33", "%"]]
+    assert "functions that shrank" not in grown
+    assert section(grown, "by type") == [["str", "60", "100", "+40", "+67", "%"]]
+    told = diff.as_json(made, other)
+    assert told["before"]["pages"], told["after"]["pages"] == (100, 140)
+    assert told["causes"][0] == {"name": "reference count", "before": 80, "after": 120, "change": 40}
+    assert told["functions"][0] == {
+        "function": "total",
+        "module": "app",
+        "before": 80,
+        "after": 120,
+        "change": 40,
+    }
+
+
+def test_what_is_only_in_one_of_two_is_new_or_all_gone(tmp_path: Path) -> None:
+    found = []
+    for name in ("old", "new"):
+        recorded = Recorded(tmp_path / name)
+        recorded.process(1)
+        recorded.copies(1, 4, ((name, "/srv/app.py", 1),))
+        found.append(tally(load(recorded.close())))
+    shown = text(diff.text(*found, 80))
+    assert section(shown, "functions that grew") == [["new", "app", "0", "4", "+4", "new"]]
+    assert section(shown, "functions that shrank") == [["old", "app", "4", "0", "−4", "−100", "%"]]
+
+
+# For other tools.
+
+
+def test_folded_stacks_are_callers_first_with_the_cause_at_the_end(made: Tally) -> None:
+    assert list(folded(made)) == [
+        "<module> (app.py:22);main (app.py:17);total (app.py:6);[reference count] 20",
+        "<module> (app.py:22);main (app.py:17);total (app.py:7);[reference count] 60",
+        "<module> (app.py:22);main (app.py:18);Shop.patch (app.py:13);memcpy (libc.so.6);[data] 10",
+        "<module> (app.py:22);main (app.py:19);[gc header] 6",
+        "malloc (libc.so.6);[allocator metadata] 4",
+    ]
+
+
+def test_no_name_breaks_a_folded_stack(tmp_path: Path) -> None:
+    found = strange(tmp_path)
+    lines = list(folded(found))
+    assert len(lines) == 5 and all(line.rpartition(" ")[2] == "1234" for line in lines)
+    assert sorted(line.count(";") for line in lines) == [1, 1, 1, 2, 65]
+
+
+def test_speedscope_has_what_its_format_requires(made: Tally) -> None:
+    file = json.loads(json.dumps(speedscope(made)))
+    assert file["$schema"] == "https://www.speedscope.app/file-format-schema.json"
+    frames = file["shared"]["frames"]
+    assert all(isinstance(frame["name"], str) for frame in frames)
+    assert all(
+        isinstance(frame.get("line", 1), int) and isinstance(frame.get("file", ""), str) for frame in frames
+    )
+    assert file["activeProfileIndex"] < len(file["profiles"])
+    for profile in file["profiles"]:
+        assert (
+            profile["type"] == "sampled" and profile["unit"] == "bytes" and isinstance(profile["name"], str)
+        )
+        assert len(profile["samples"]) == len(profile["weights"])
+        assert profile["endValue"] - profile["startValue"] == sum(profile["weights"])
+        assert all(0 <= frame < len(frames) for sample in profile["samples"] for frame in sample)
+
+
+def test_speedscope_has_all_processes_and_each(made: Tally) -> None:
+    profiles = {each["name"]: each["endValue"] // PAGE for each in speedscope(made)["profiles"]}
+    assert profiles == {"all processes": 100, "process 100": 10, "process 101": 70, "process 102": 20}
+
+
+def test_a_sample_of_speedscope_is_the_stack_from_its_root_in_the_order_of_time(made: Tally) -> None:
+    file = speedscope(made)
+    names = [frame["name"] for frame in file["shared"]["frames"]]
+    first = file["profiles"][0]["samples"][0]
+    assert [names[number] for number in first] == ["<module>", "main", "total", "[reference count]"]
+    assert file["profiles"][0]["weights"] == [pages * PAGE for pages in (40, 20, 10, 20, 6, 4)]
+
+
+LOCATION = {
+    "function": str, "file": str, "line": int, "pages": int, "cause": str, "type": str, "category": str,
+    "pid": int,
+}  # fmt: skip
+
+
+def test_the_json_has_every_location_of_every_process(made: Tally, path: Path) -> None:
+    told = json.loads(json.dumps(as_json(made)))
+    for location in told["locations"]:
+        assert {name: type(value) for name, value in location.items()} == LOCATION
+    assert sum(location["pages"] for location in told["locations"]) == told["pages"]["copied"] == 100
+    assert told["locations"][0] == {
+        "function": "total", "file": str(path.parent / "app.py"), "line": 7, "pages": 40,
+        "cause": "reference count", "type": "str", "category": "python objects", "pid": 101,
+    }  # fmt: skip
+    assert told["causes"] == {"reference count": 80, "data": 10, "gc header": 6, "allocator metadata": 4}
+    assert told["categories"] == {"python objects": 86, "large buffers": 10, "malloc heap": 4}
+    assert told["types"] == {"str": 60, "Item": 20, "": 14, "dict": 6}
+    assert told["modules"] == {"app": 96, "libc.so.6": 4}
+    assert sum(told["timeline"]["pages"]) == 100 and told["timeline"]["seconds"] == 10
+
+
+def test_the_json_tells_what_is_not_among_the_pages(made: Tally) -> None:
+    told = as_json(made)
+    assert told["pages"] == {
+        "copied": 100, "copied_or_reused": 3, "reused": 5, "copied_by_recording": 8, "lost": 0,
+        "first_touches": 9,
+    }  # fmt: skip
+    assert [(each["pid"], each["pages"], each["shared"], each["ended"]) for each in told["processes"]] == [
+        (100, 10, 2000, 10 * 10**9),
+        (101, 70, 1000, 5 * 10**9),
+        (102, 20, 1000, None),
+    ]
+    assert told["generations"][1] == {"generation": 1, "processes": 2, "pages": 90}
+
+
+def weight(node: list[Any]) -> int:
+    return sum(pages for *_, pages in node[2]) + sum(map(weight, node[1]))
+
+
+def test_the_flame_graph_holds_every_page_once(made: Tally) -> None:
+    told = flame.data(made)
+    assert weight(told["tree"]) == 100
+    causes: Counter[str] = Counter()
+
+    def add(node: list[Any]) -> None:
+        for cause, _, _, pages in node[2]:
+            causes[told["causes"][cause]] += pages
+        for child in node[1]:
+            add(child)
+
+    add(told["tree"])
+    assert causes == {"reference count": 80, "data": 10, "gc header": 6, "allocator metadata": 4}
+
+
+def test_a_name_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path / "r", ["python", "</script><script>alert(1)</script>"])
+    recorded.process(1)
+    recorded.copies(1, 1, (("</script><img src=x>", "/srv/<b>.py", 1),))
+    page = flame.page(tally(load(recorded.close())))
+    assert page.count("</script>") == 2 and "<img" not in page
+
+
+def test_names_of_c_are_shown_where_python_says_less(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path / "r")
+    recorded.process(1)
+    line = ("f", "/srv/app.py", 1)
+    for library, symbol in ((PYTHON, "list_append"), (LIBC, "memset"), ("/usr/bin/python3.13", "main")):
+        recorded.copies(1, 1, (line,), native=(library, symbol))
+        recorded.process(1)  # symbols are told anew
+    assert sorted(folded(tally(load(recorded.close())))) == [
+        "f (app.py:1);[reference count] 2",
+        "f (app.py:1);memset (libc.so.6);[reference count] 1",
+    ]
