@@ -208,10 +208,16 @@ from clonal.observe.record.run import record
 Path("program.py").write_text('''
 import os
 
-items = [str(number) * 3 for number in range(30_000)]
+class Item:
+    __slots__ = ("price",)
+
+    def __init__(self):
+        self.price = 1
+
+items = [Item() for _ in range(30_000)]
 
 def total():
-    return sum(len(item) for item in items)
+    return sum(item.price for item in items)
 
 if os.fork() == 0:
     total()
@@ -230,8 +236,8 @@ def test_a_real_recording_tells_the_line_that_copied_most() -> None:
         pytest.skip(f"faults cannot be recorded here: {found['processes']}")
     assert status == "0"
     most = found["locations"][0]
-    assert (most["function"], most["line"]) == ("total.<locals>.<genexpr>", 7)
-    assert (most["cause"], most["type"], most["category"]) == ("reference count", "str", "python objects")
+    assert (most["function"], most["line"]) == ("total.<locals>.<genexpr>", 13)
+    assert (most["cause"], most["type"], most["category"]) == ("reference count", "Item", "python objects")
     assert sum(each["pages"] for each in found["locations"]) == found["pages"]["copied"] > most["pages"] > 300
 
 

@@ -99,22 +99,27 @@ def ranked(found: Counter[str]) -> list[tuple[str, int]]:
 def tally(recording: Recording, pids: set[int] | None = None, cause: str | None = None) -> Tally:
     """Counts; of some processes only, or of one cause."""
     made = Tally(recording)
-    for copy in recording.copies:
-        if (pids is None or copy.pid in pids) and cause in (None, copy.cause):
-            _count(made, copy)
+    chosen = (c for c in recording.copies if (pids is None or c.pid in pids) and cause in (None, c.cause))
+    made.copies = [copy for copy in chosen if _counts(made, copy)]
+    stacks = {id(copy.stack): copy.stack for copy in made.copies}
+    counts = Counter(  # by the number of a stack: its hash takes long
+        (c.pid, id(c.stack), c.cause, c.type, c.category, c.library, c.symbol) for c in made.copies
+    )
+    for (pid, stack, *rest), pages in counts.items():
+        made.rows[Row(pid, stacks[stack], *rest)] += pages
     return made
 
 
-def _count(made: Tally, copy: Copy) -> None:
+def _counts(made: Tally, copy: Copy) -> bool:
+    """Whether the program copied it; if not, it is noted."""
     if copy.own:
         made.by_recording += copy.outcome != OUTCOMES[REUSED]
     elif copy.outcome == OUTCOMES[REUSED]:
         made.reused += 1
     else:
         made.not_sure += copy.outcome == NOT_SURE
-        row = Row(copy.pid, copy.stack, copy.cause, copy.type, copy.category, copy.library, copy.symbol)
-        made.rows[row] += 1
-        made.copies.append(copy)
+        return True
+    return False
 
 
 @dataclass

@@ -62,11 +62,20 @@ def _frame(frame: Frame, names: Names) -> dict[str, Any]:
 
 def _profile(name: str, copies: Iterable[Copy], numbers: dict[Frame, int]) -> dict[str, Any]:
     """Copies that follow each other with the same stack are one sample."""
-    samples, weights = [], []
+    samples: list[list[int]] = []
+    weights: list[int] = []
+    stacks: dict[tuple[object, ...], list[int]] = {}
     ordered = sorted(copies, key=lambda copy: copy.time)
-    for stack, same in groupby(ordered, key=lambda copy: (*_frames(copy), Frame(f"[{copy.cause}]", "", 0))):
-        samples.append([numbers.setdefault(frame, len(numbers)) for frame in stack])
-        weights.append(PAGE * sum(1 for _ in same))
+    for key, same in groupby(
+        ordered, key=lambda copy: (id(copy.stack), copy.cause, copy.library, copy.symbol)
+    ):
+        alike = list(same)
+        if key not in stacks:
+            stacks[key] = [numbers.setdefault(frame, len(numbers)) for frame in _frames(alike[0])]
+        if not samples or samples[-1] != stacks[key]:
+            samples.append(stacks[key])
+            weights.append(0)
+        weights[-1] += PAGE * len(alike)
     return {
         "type": "sampled",
         "name": name,
@@ -80,7 +89,7 @@ def _profile(name: str, copies: Iterable[Copy], numbers: dict[Frame, int]) -> di
 
 def _frames(copy: Copy) -> list[Frame]:
     row = Row(copy.pid, copy.stack, copy.cause, copy.type, copy.category, copy.library, copy.symbol)
-    return frames(row)
+    return [*frames(row), Frame(f"[{copy.cause}]", "", 0)]
 
 
 def as_json(made: Tally) -> dict[str, Any]:
