@@ -40,7 +40,7 @@ def report(capsys: Captured, *arguments: object) -> tuple[int, str, str]:
     ("arguments", "shown"),
     [
         ([], "100 pages copied: 400 KiB"),
-        (["--tree"], "├ <module> (app.py:22)"),
+        (["--tree"], "├ <module>  app.py:22"),
         (["--table"], "kind of memory"),
         (["--source"], "found += len(item)"),
         (["--source", "Shop.patch"], "buffer[0] = 1"),

@@ -214,6 +214,12 @@ def test_what_is_too_narrow_is_drawn_together(shown: Shown) -> None:
     assert tab.ask(f"{rest}.title") == "198 more, each too narrow to be drawn: zoom in"
     assert tab.ask("document.querySelectorAll('.box').length") < 10
     assert round(tab.ask(f"{rest}.getBoundingClientRect().width")) in range(70, 80)
+    tab.size(400, 800)
+    tab.open(many, "?narrow")
+    right = "getBoundingClientRect().right"
+    boxes = f"[...document.querySelectorAll('.box')].map((each) => each.{right})"
+    assert tab.ask(f"Math.max(...{boxes}) <= document.querySelector('#chart').{right}")
+    tab.size(1280, 800)
 
 
 def test_it_loads_nothing_and_no_script_fails(shown: Shown) -> None:

@@ -181,15 +181,15 @@ def test_bars_and_sparklines_show_the_least_that_is_there() -> None:
 def test_the_tree_has_callers_above_what_they_call(made: Tally) -> None:
     rows = [line.split("%", 1)[1].strip() for line in text(tree.text(made, 100)).splitlines()[1:]]
     assert rows == [
-        "├ <module> (app.py:22)",
-        "│ ├ main (app.py:17)",
-        "│ │ ├ total (app.py:7)  reference count",
-        "│ │ └ total (app.py:6)  reference count",
-        "│ ├ main (app.py:18)",
-        "│ │ Shop.patch (app.py:13)",
-        "│ │ memcpy (libc.so.6)  data",
-        "│ └ main (app.py:19)  gc header",
-        "└ malloc (libc.so.6)  allocator metadata",
+        "├ <module>  app.py:22",
+        "│ ├ main  app.py:17",
+        "│ │ ├ total  app.py:7  · reference count",
+        "│ │ └ total  app.py:6  · reference count",
+        "│ ├ main  app.py:18",
+        "│ │ Shop.patch  app.py:13",
+        "│ │ memcpy  libc.so.6  · data",
+        "│ └ main  app.py:19  · gc header",
+        "└ malloc  libc.so.6  · allocator metadata",
     ]
 
 
@@ -199,7 +199,7 @@ def test_a_recursion_is_one_line_of_the_tree_and_a_cut_stack_says_so(tmp_path: P
     recorded.copies(1, 5, (("g", "/srv/app.py", 9), *[("f", "/srv/app.py", 3)] * 63))
     shown = text(tree.text(tally(load(recorded.close())), 80))
     assert "(callers further out)" in shown
-    assert "f (app.py:3) × 63" in shown
+    assert "f × 63  app.py:3" in shown
 
 
 def test_the_table_has_every_line(made: Tally) -> None:
@@ -303,6 +303,22 @@ def test_what_is_only_in_one_of_two_is_new_or_all_gone(tmp_path: Path) -> None:
     shown = text(diff.text(*found, 80))
     assert section(shown, "functions that grew") == [["new", "app", "0", "4", "+4", "new"]]
     assert section(shown, "functions that shrank") == [["old", "app", "4", "0", "−4", "−100", "%"]]
+
+
+def test_an_expression_belongs_to_the_function_that_it_stands_in(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text("def f(x):\n    return sum(i for i in x)\n\n\nf(filter(lambda i: i, []))\n")
+    recorded = Recorded(tmp_path / "r")
+    recorded.process(1)
+    in_f = (("f.<locals>.<genexpr>", str(app), 2), ("f", str(app), 2), ("<module>", str(app), 5))
+    recorded.copies(1, 3, in_f)
+    recorded.copies(1, 2, (("<lambda>", str(app), 5), *in_f))
+    shown = text(source.source(tally(load(recorded.close())), None, 80)).splitlines()
+    assert [line for line in shown if "pages," in line] == [
+        "f  app.py  3 pages, 60.0 %",
+        "<module>  app.py  2 pages, 40.0 %",
+    ]
+    assert shown[3].split()[:4] == ["3", "2", "refcount", "2"]  # copied, and by what it calls
 
 
 # For other tools.

@@ -162,7 +162,7 @@ class _Context:
 
     def faults(self, chunk: Chunk) -> Iterator[Copy]:
         data = chunk.data
-        self._stacks += [tuple(Frame(*f) if f else UNKNOWN for f in stack) for stack in data["stacks"]]
+        self._stacks += [tuple(map(_frame, stack)) for stack in data["stacks"]]
         self._types += data["types"]
         for address, symbol in data["symbols"].items():
             self._symbols[int(address, 16)] = (symbol[0] or "", symbol[1] or "") if symbol else ("", "")
@@ -187,6 +187,11 @@ class _Context:
             self._types[type_ - 1] if 0 < type_ <= len(self._types) else "", category, library, symbol,
             any(frame.file.endswith(OWN) for frame in frames),
         )  # fmt: skip
+
+
+def _frame(told: list[Any] | None) -> Frame:
+    """Line 0: it is not known, as where an instruction of the interpreter's own has none."""
+    return Frame(told[0], told[1], max(told[2], 0)) if told else UNKNOWN
 
 
 def _allocates(library: str, symbol: str, category: str) -> bool:

@@ -12,6 +12,7 @@ from clonal.observe.report.text import BAD, BOLD, DIM, GOOD, Line, amount, fit, 
 from clonal.report.table import counted
 
 ROWS = 10
+MANY = 10  # times: from then on that is said rather than per cent
 VERSION = 1  # of the JSON
 
 
@@ -88,12 +89,20 @@ def _row(change: Change, width: int) -> Line:
     room = width - 44
     name = fit_place(function, module, room) if module not in ("", function) else fit(function, room)
     style = GOOD if change.by < 0 else BAD if change.by else ""
-    share = f"{100 * change.by / change.before:+.0f} %" if change.before else "new" if change.after else ""
     return (
         (f"  {name}{change.before:>10,}{change.after:>10,}", ""),
         (f"{change.by:>+12,}".replace("-", "−"), style),
-        (f"{share:>10}".replace("-", "−"), style),
+        (f"{_ratio(change):>10}", style),
     )
+
+
+def _ratio(change: Change) -> str:
+    """By how much it has changed, as one says it."""
+    if not change.before:
+        return "new" if change.after else ""
+    if change.after >= MANY * change.before:
+        return f"× {change.after / change.before:,.0f}"
+    return f"{100 * change.by / change.before:+.0f} %".replace("-", "−")
 
 
 def as_json(before: Tally, after: Tally) -> dict[str, Any]:

@@ -97,8 +97,7 @@ class _Data:
         }
 
     def _frame(self, frame: Frame) -> list[str]:
-        place = self._names.place(frame) if frame.file not in ("", "?") else ""
-        return [self._names.function(frame), place, frame.file]
+        return [self._names.function(frame), self._names.place(frame), frame.file]
 
     def _node(self, node: Node) -> list[Any]:
         frame = -1 if node.frame is None else self._frames.setdefault(node.frame, len(self._frames))

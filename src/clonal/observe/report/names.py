@@ -44,14 +44,15 @@ class Names:
         return dotted.removesuffix(".__init__") or dotted
 
     def place(self, frame: Frame) -> str:
-        """`app.py:12`, or the library."""
+        """`app.py:12`, or the library; "" if it is not known."""
+        if frame.file in ("", UNKNOWN.file):
+            return ""
         return f"{self.file(frame.file)}:{frame.line}" if frame.line else self.file(frame.file)
 
     def label(self, frame: Frame) -> str:
         """`total (app.py:12)`."""
-        return f"{self.function(frame)} ({self.place(frame)})" if frame.file not in ("", "?") else (
-            self.function(frame)
-        )  # fmt: skip
+        place = self.place(frame)
+        return f"{self.function(frame)} ({place})" if place else self.function(frame)
 
     def function(self, frame: Frame) -> str:
         """Its name, or that it has none."""

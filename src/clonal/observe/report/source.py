@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import tokenize
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from clonal.observe.report.text import BAD, BOLD, COLOURS, DIM, Line, fit, fit_e
 from clonal.report.table import counted
 
 FUNCTIONS = 5  # shown if none is named
+LEAST = 0.01  # share of all pages from which on one is shown
 CONTEXT = 3  # lines around those that copied
 WHOLE = 40  # a function up to so long is shown whole
 SHORT = {
@@ -37,6 +39,7 @@ class Lines:
     callees: Counter[int] = field(default_factory=Counter)
     causes: dict[int, Counter[str]] = field(default_factory=dict)
     functions: dict[str, set[int]] = field(default_factory=dict)  # their lines that are in a stack
+    by_function: Counter[str] = field(default_factory=Counter)
 
 
 class Part(NamedTuple):
@@ -51,39 +54,46 @@ def by_file(made: Tally) -> dict[str, Lines]:
     """Every file that has a line in a stack."""
     found: dict[str, Lines] = {}
     for row, pages in made.rows.items():
-        for frame in set(row.stack):
+        stack = [frame for frame in row.stack if frame.line]
+        for frame in stack:
             lines = found.setdefault(frame.file, Lines())
-            lines.functions.setdefault(frame.function, set()).add(frame.line)
-            if frame != row.stack[0]:
-                lines.callees[frame.line] += pages
-                continue
-            lines.itself[frame.line] += pages
-            lines.causes.setdefault(frame.line, Counter())[row.cause] += pages
+            lines.functions.setdefault(_owner(frame.function), set()).add(frame.line)
+        for file, line in {frame[1:] for frame in stack} - {frame[1:] for frame in stack[:1]}:
+            found[file].callees[line] += pages
+        for function, file, line in stack[:1]:
+            found[file].itself[line] += pages
+            found[file].by_function[_owner(function)] += pages
+            found[file].causes.setdefault(line, Counter())[row.cause] += pages
     return found
+
+
+def _owner(function: str) -> str:
+    """The function in whose text a lambda or an expression such as `<genexpr>` stands."""
+    return re.sub(r"(\.?(<locals>\.)?<(lambda|genexpr|\w+comp)>)+$", "", function) or "<module>"
 
 
 def source(made: Tally, wanted: str | None, width: int) -> Iterator[Line]:
     """A function, a file, or the functions that copied most. Raises Error where there is none of the name."""
     files = by_file(made)
     names = Names(made.files())
-    parts = _most(files) if wanted is None else _named(files, wanted, names)
+    parts = _most(files, made.copied) if wanted is None else _named(files, wanted, names)
     return (line for part in parts for line in _part(made, files[part.file], part, names, width))
 
 
 def _parts(files: dict[str, Lines]) -> list[Part]:
     """Every function, that which copied most first."""
     found = [
-        Part(file, function, sum(lines.itself[number] for number in numbers))
+        Part(file, function, lines.by_function[function])
         for file, lines in files.items()
-        for function, numbers in lines.functions.items()
-        if file != "?"
+        for function in lines.functions
     ]
     return sorted(found, key=lambda part: (-part.pages, part))
 
 
-def _most(files: dict[str, Lines]) -> list[Part]:
-    """What together copied most, but no more than can be read."""
-    return [part for part in _parts(files)[:FUNCTIONS] if part.pages]
+def _most(files: dict[str, Lines], whole: int) -> list[Part]:
+    """What copied most, but no more than can be read."""
+    found = [part for part in _parts(files) if part.pages]
+    return [part for part in found[:FUNCTIONS] if part.pages >= LEAST * whole or part is found[0]]
 
 
 def _named(files: dict[str, Lines], wanted: str, names: Names) -> list[Part]:

@@ -152,8 +152,6 @@ def _lines(made: Tally, names: Names, width: int) -> Iterator[Line]:
     ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     room = width - FIGURES - 2
     for (function, place), pages in ordered[:ROWS]:
-        if place in ("?", ""):
-            function, place = function, ""
         text = fit_place(function, place, room) if place else fit(function, room)
         yield (("  " + text, ""), (_figures(pages, made.copied), ""))
     yield from _rest([("", pages) for _, pages in ordered], ROWS, room, made.copied)

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from rich.cells import cell_len
+
 from clonal.observe.analyse import Frame
 from clonal.observe.report.count import DEPTH, OUTER, Row, Tally
 from clonal.observe.report.names import Names, is_python
-from clonal.observe.report.text import BOLD, COLOURS, DIM, Line, amount, fit, percent, printable
+from clonal.observe.report.text import BOLD, COLOURS, DIM, Line, amount, fit, fit_place, percent
 
 LEAST = 0.01  # share of all pages from which on a line is shown
 
@@ -65,7 +67,7 @@ def _below(node: Node, indent: str, whole: int, least: float, width: int, names:
     children = node.ordered()
     shown = [child for child in children if child.pages >= least * whole]
     rest = children[len(shown) :]
-    fork = len(shown) + bool(rest) > 1 or bool(node.itself)
+    fork = len(shown) + bool(rest) > 1
     for child in shown:
         last = child is shown[-1] and not rest
         inner, times = _unrolled(child)
@@ -90,15 +92,17 @@ def _line(node: Node, times: int, indent: str, whole: int, width: int, names: Na
     assert node.frame is not None
     figures = _figures(node.pages, whole) + "  "
     room = max(width - len(figures) - len(indent), 12)
-    label = printable(names.label(node.frame)) + (f" × {times}" if times > 1 else "")
-    parts = [(figures, ""), (indent, DIM), (fit(label, min(len(label), room)), BOLD if node.itself else "")]
+    function = names.function(node.frame) + (f" × {times}" if times > 1 else "")
+    place = names.place(node.frame)
+    label = fit_place(function, place, room).rstrip() if place else fit(function, room).rstrip()
+    parts = [(figures, ""), (indent, DIM), (label, BOLD if node.itself else "")]
     if node.itself:
         causes = Counter[str]()
         for (cause, _, _), pages in node.itself.items():
             causes[cause] += pages
         cause, pages = min(causes.items(), key=lambda item: (-item[1], item[0]))
-        text = f"  {cause}" + (f" {percent(pages, causes.total())}" if len(causes) > 1 else "")
-        if len(label) + len(text) <= room:
+        text = f"  · {cause}" + (f" {percent(pages, causes.total())}" if len(causes) > 1 else "")
+        if cell_len(label + text) <= room:
             parts.append((text, COLOURS.get(cause, "")))
     return parts
 
