@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clonal.observe.report.text import Line
 
 EVERYTHING = "*"  # --source without a name
-WIDEST = 120
+NARROWEST, WIDTH, WIDEST = 76, 80, 110
 
 
 def parser() -> Parser:
@@ -153,7 +153,7 @@ def json_of(found: Tally, arguments: argparse.Namespace) -> object:
 
 def lines_of(found: Tally, arguments: argparse.Namespace) -> Iterable[Line]:
     """The view that was asked for."""
-    width = columns()
+    width = columns(WIDEST if arguments.source or arguments.tree else WIDTH)
     if arguments.tree:
         from clonal.observe.report import tree
 
@@ -178,11 +178,11 @@ def lines_of(found: Tally, arguments: argparse.Namespace) -> Iterable[Line]:
     return summary(found, width)
 
 
-def columns() -> int:
-    """As wide as the terminal; 80 elsewhere."""
-    from clonal.observe.report.text import WIDTH
-
-    return max(min(shutil.get_terminal_size().columns, WIDEST), WIDTH) if sys.stdout.isatty() else WIDTH
+def columns(elsewhere: int) -> int:
+    """As wide as the terminal, within what can be read; so wide `elsewhere`."""
+    if not sys.stdout.isatty():
+        return elsewhere
+    return min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
 
 
 def show(lines: Iterable[Line]) -> None:

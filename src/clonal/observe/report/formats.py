@@ -12,6 +12,7 @@ import clonal
 from clonal.observe.analyse import UNKNOWN, Copy, Frame
 from clonal.observe.report.count import PAGE, Row, Tally, generations, timeline
 from clonal.observe.report.names import Names
+from clonal.observe.report.text import printable
 from clonal.observe.report.tree import frames
 
 SPANS = 100  # of the timeline
@@ -31,7 +32,7 @@ def folded(made: Tally) -> Iterator[str]:
 
 def _plain(label: str) -> str:
     """Without what separates frames and stacks."""
-    return " ".join(label.replace(";", ":").split())
+    return printable(" ".join(label.replace(";", ":").split()))
 
 
 def speedscope(made: Tally) -> dict[str, Any]:

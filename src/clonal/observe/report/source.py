@@ -121,13 +121,13 @@ def _part(made: Tally, lines: Lines, part: Part, names: Names, width: int) -> It
     yield ((fit_end(name, width - len(figure)), BOLD), (figure, ""))
     if note := _doubt(made, part.file, text):
         yield ((note, BAD),)
-    yield ((f"{'copied':>9}{'in callees':>12}  {'why':12}{'line':>5}", DIM),)
+    yield ((f"{'copied':>8}{'in callees':>12}  {'why':12}{'line':>5}", DIM),)
     whole = bool(part.function and text) and last - first < WHOLE
     shown = _shown(lines, first, last, CONTEXT if text else 0, whole)
     before = first - 1
     for number in shown:
         if number != before + 1:
-            yield ((f"{'⋮':>40}", DIM),)
+            yield ((f"{'⋮':>39}", DIM),)
         yield _line(lines, number, text[number - 1] if number <= len(text) else "", width)
         before = number
     yield ()
@@ -138,9 +138,9 @@ def _line(lines: Lines, number: int, text: str, width: int) -> Line:
     causes = lines.causes.get(number, Counter[str]())
     cause = min(causes, key=lambda each: (-causes[each], each), default="")
     why = SHORT.get(cause, cause) + ("+" if len(causes) > 1 else "")
-    figures = f"{itself or '':>9,}" if itself else " " * 9
+    figures = f"{itself:>8,}" if itself else " " * 8
     figures += f"{callees:>12,}" if callees else " " * 12
-    code = fit(text.expandtabs(4), max(width - 42, 20)).rstrip()
+    code = fit(text.expandtabs(4), max(width - 41, 20)).rstrip()
     style = "" if itself or callees else DIM
     return (
         (figures + "  ", BOLD),

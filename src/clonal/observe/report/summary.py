@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from clonal.observe.report.text import (
     fit_end,
     fit_place,
     percent,
+    printable,
     sparkline,
 )
 from clonal.report.table import counted
@@ -74,7 +76,7 @@ def _status(recording: Recording) -> str:
 def shortcomings(recording: Recording) -> Iterator[str]:
     """What the recording does not have."""
     if recording.truncated:
-        yield "The file ends within a chunk: what was recorded after that is not here."
+        yield "The file is cut short or damaged: what follows the last whole chunk is not here."
     if recording.unreadable:
         yield f"{counted(recording.unreadable, 'chunk')} of another version of clonal could not be read."
     if recording.status is None:
@@ -116,10 +118,15 @@ def _ranking(title: str, found: list[tuple[str, int]], whole: int, width: int) -
         return
     yield ()
     yield ((title, BOLD),)
-    room = max(width - FIGURES - 18, 20)
+    room = _name_width(width)
     for name, pages in found[:ROWS]:
         yield _ranked(fit(name, room), pages, whole, width, COLOURS.get(name, "cyan"))
     yield from _rest(found, ROWS, room, whole)
+
+
+def _name_width(width: int) -> int:
+    """What is left of a line beside figures and bar."""
+    return max(min(width - FIGURES - 18, 44), 20)
 
 
 def _ranked(name: str, pages: int, whole: int, width: int, colour: str) -> Line:
@@ -165,7 +172,7 @@ def _generations(made: Tally, width: int) -> Iterator[Line]:
     yield (("by generation", BOLD), (" (forks since the first process)", DIM))
     for generation, processes, pages in found:
         of = "1 process" if processes == 1 else f"{processes:,} processes, {pages // processes:,} pages each"
-        name = fit(f"{generation}: {of}", max(width - FIGURES - 18, 20))
+        name = fit(f"{generation}: {of}", _name_width(width))
         yield _ranked(name, pages, made.copied, width, "cyan")
 
 
@@ -224,7 +231,5 @@ def plural(count: int, noun: str) -> str:
 
 
 def _wrapped(text: str, width: int, style: str = "") -> Iterator[Line]:
-    import textwrap
-
-    for line in textwrap.wrap(text, width):
+    for line in textwrap.wrap(printable(text), width):
         yield ((line, style),)

@@ -11,7 +11,6 @@ from clonal.report.words import size
 
 Part = tuple[str, str]  # text, style of rich
 Line = Sequence[Part]
-WIDTH = 80  # elsewhere than on a terminal
 COLOURS = {
     "reference count": "red",
     "gc header": "yellow",
