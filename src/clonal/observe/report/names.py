@@ -13,7 +13,7 @@ INSTALLED = re.compile(r".*/(?:site|dist)-packages/(?P<rest>.+)$")
 STANDARD = re.compile(r".*/lib(?:64)?/python\d[\d.]*t?/(?P<rest>.+)$")
 FROZEN = re.compile(r"<frozen (?P<rest>.+)>$")
 PYTHON = re.compile(r"(lib)?python\d?[\d.]*t?d?(\.so[\d.]*)?$")
-NO_LINE = "(no line of Python)"
+UNKNOWN_CODE = "(unknown)"
 
 
 class Names:
@@ -25,7 +25,9 @@ class Names:
         self._folder = os.path.commonpath(own).rstrip("/") + "/" if own else ""
 
     def file(self, file: str) -> str:
-        """`json/__init__.py`, `shop/views.py`, `libc.so.6`."""
+        """`json/__init__.py`, `shop/views.py`, `importlib._bootstrap`, `libc.so.6`."""
+        if frozen := FROZEN.match(file):
+            return frozen["rest"]
         found = _library(file)
         if found is not None:
             return found
@@ -36,10 +38,8 @@ class Names:
     def module(self, file: str) -> str:
         """`json`, `shop.views`; a library of C by its file."""
         short = self.file(file)
-        if frozen := FROZEN.match(short):
-            return frozen["rest"]
         if not short.endswith(".py"):
-            return short if short != UNKNOWN.file else NO_LINE
+            return short if short != UNKNOWN.file else UNKNOWN_CODE
         dotted = short.removesuffix(".py").strip("/").replace("/", ".")
         return dotted.removesuffix(".__init__") or dotted
 
@@ -58,7 +58,7 @@ class Names:
         """Its name, or that it has none."""
         if frame == OUTER:
             return frame.function
-        return frame.function if frame.function != UNKNOWN.function or frame.file != "?" else NO_LINE
+        return frame.function if frame != UNKNOWN else UNKNOWN_CODE
 
 
 def _library(file: str) -> str | None:

@@ -12,6 +12,7 @@ from clonal.observe.analyse import Frame
 from clonal.observe.report.count import DEPTH, OUTER, Row, Tally
 from clonal.observe.report.names import Names, is_python
 from clonal.observe.report.text import BOLD, COLOURS, DIM, Line, amount, fit, fit_place, percent
+from clonal.report.words import share
 
 LEAST = 0.01  # share of all pages from which on a line is shown
 
@@ -54,29 +55,51 @@ def frames(row: Row) -> list[Frame]:
 
 def text(made: Tally, width: int, least: float = LEAST) -> Iterator[Line]:
     """The tree as lines. A line that is called from one place only stands below it without an indent."""
-    names = Names(made.files())
     root = tree(made)
-    yield (
-        (f"{'pages':>10}{'copied':>11}{'share':>8}  ", DIM),
-        ("callers, and below them what they call", DIM),
-    )
-    yield from _below(root, "", root.pages, least, width, names)
+    what = f"callers, and below them what they call; from {share(least)} on"
+    yield ((fit(f"{'pages':>10}{'copied':>11}{'share':>8}  {what}", width).rstrip(), DIM),)
+    yield from _Text(Names(made.files()), root.pages, least * root.pages, width).below(root, "")
 
 
-def _below(node: Node, indent: str, whole: int, least: float, width: int, names: Names) -> Iterator[Line]:
-    children = node.ordered()
-    shown = [child for child in children if child.pages >= least * whole]
-    rest = children[len(shown) :]
-    fork = len(shown) + bool(rest) > 1
-    for child in shown:
-        last = child is shown[-1] and not rest
-        inner, times = _unrolled(child)
-        yield _line(inner, times, indent + (("└ " if last else "├ ") if fork else ""), whole, width, names)
-        deeper = indent + (("  " if last else "│ ") if fork else "")
-        yield from _below(inner, deeper, whole, least, width, names)
-    if rest:
-        pages = sum(child.pages for child in rest)
-        yield ((f"{_figures(pages, whole)}  {indent}{'└ ' if fork else ''}… {len(rest):,} more", DIM),)
+@dataclass(frozen=True)
+class _Text:
+    """What all lines of a tree have in common."""
+
+    names: Names
+    whole: int
+    least: float  # pages
+    width: int
+
+    def below(self, node: Node, indent: str) -> Iterator[Line]:
+        """The lines of what a line calls."""
+        children = node.ordered()
+        shown = [child for child in children if child.pages >= self.least]
+        rest = sum(child.pages for child in children[len(shown) :])
+        more = rest >= self.least and len(shown) < len(children)
+        fork = len(shown) + more > 1
+        for child in shown:
+            last = child is shown[-1] and not more
+            inner, times = _unrolled(child)
+            yield self._line(inner, times, indent + (("└ " if last else "├ ") if fork else ""))
+            yield from self.below(inner, indent + (("  " if last else "│ ") if fork else ""))
+        if more:
+            count = f"{indent}{'└ ' if fork else ''}… {len(children) - len(shown):,} more"
+            yield ((f"{self._figures(rest)}  {count}", DIM),)
+
+    def _line(self, node: Node, times: int, indent: str) -> Line:
+        assert node.frame is not None
+        figures = self._figures(node.pages) + "  "
+        room = max(self.width - len(figures) - len(indent), 12)
+        function = self.names.function(node.frame) + (f" × {times}" if times > 1 else "")
+        place = self.names.place(node.frame)
+        label = (fit_place(function, place, room) if place else fit(function, room)).rstrip()
+        why, colour = _why(node) if node.itself.total() >= max(self.least, 1) else ("", "")
+        if cell_len(label + why) > room:
+            why = ""
+        return [(figures, ""), (indent, DIM), (label, BOLD if colour else ""), (why, colour)]
+
+    def _figures(self, pages: int) -> str:
+        return f"{pages:>10,}{amount(pages):>11}{percent(pages, self.whole):>8}"
 
 
 def _unrolled(node: Node) -> tuple[Node, int]:
@@ -88,24 +111,11 @@ def _unrolled(node: Node) -> tuple[Node, int]:
     return node, times
 
 
-def _line(node: Node, times: int, indent: str, whole: int, width: int, names: Names) -> Line:
-    assert node.frame is not None
-    figures = _figures(node.pages, whole) + "  "
-    room = max(width - len(figures) - len(indent), 12)
-    function = names.function(node.frame) + (f" × {times}" if times > 1 else "")
-    place = names.place(node.frame)
-    label = fit_place(function, place, room).rstrip() if place else fit(function, room).rstrip()
-    parts = [(figures, ""), (indent, DIM), (label, BOLD if node.itself else "")]
-    if node.itself:
-        causes = Counter[str]()
-        for (cause, _, _), pages in node.itself.items():
-            causes[cause] += pages
-        cause, pages = min(causes.items(), key=lambda item: (-item[1], item[0]))
-        text = f"  · {cause}" + (f" {percent(pages, causes.total())}" if len(causes) > 1 else "")
-        if cell_len(label + text) <= room:
-            parts.append((text, COLOURS.get(cause, "")))
-    return parts
-
-
-def _figures(pages: int, whole: int) -> str:
-    return f"{pages:>10,}{amount(pages):>11}{percent(pages, whole):>8}"
+def _why(node: Node) -> tuple[str, str]:
+    """The cause of most of what a line copied itself, and its colour."""
+    causes: Counter[str] = Counter()
+    for (cause, _, _), pages in node.itself.items():
+        causes[cause] += pages
+    cause, pages = min(causes.items(), key=lambda item: (-item[1], item[0]))
+    text = f"  · {cause}" + (f" {percent(pages, causes.total())}" if len(causes) > 1 else "")
+    return text, COLOURS.get(cause, "cyan")
