@@ -119,3 +119,19 @@ def shop(folder: Path, name: str = "shop.clonal", scale: int = 1) -> Path:
     made.ended(101, 5)
     made.ended(100, 10)
     return made.close()
+
+
+def strange(folder: Path) -> Path:
+    """Names that are long, wide, or hold what a terminal would obey."""
+    recorded = Recorded(folder / ("r" * 90), ["python", "x" * 200])
+    recorded.process(2**22, generation=12)
+    deep = "/srv/" + "very_long_folder/" * 12
+    for stack in (
+        (("Outer.<locals>." * 9 + "f", deep + "module.py", 12345),),
+        (("数え上げる関数" * 8, deep + "店/売り場.py", 3), ("main", "/srv/app.py", 1)),
+        (("red\x1b[31m\nred\udcff", "/srv/a;b c.py", 1),),
+        tuple((f"level{number}", f"/srv/level{number}.py", number) for number in range(1, 65)),
+        (),
+    ):
+        recorded.copies(2**22, 1234, stack, kind="a.very.long.module.name.Type" * 3)
+    return recorded.close()

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.cells import cell_len
 
 from clonal.errors import Error
-from clonal.observe.analyse import CAUSES, load
-from clonal.observe.report import diff, flame, source, tree
-from clonal.observe.report.count import PAGE, Tally, generations, tally, timeline
-from clonal.observe.report.formats import as_json, folded, speedscope
+from clonal.observe.analyse import load
+from clonal.observe.report import diff, source, tree
+from clonal.observe.report.count import Tally, generations, tally, timeline
 from clonal.observe.report.summary import summary
 from clonal.observe.report.table import table
 from clonal.observe.report.text import Line, bar, fit_place, sparkline
-from tests.recordings import LIBC, PYTHON, Recorded, shop
-from tests.support import ROOT
+from tests.recordings import Recorded, shop, strange
 
 
 @pytest.fixture(scope="module")
@@ -134,22 +128,6 @@ def test_a_program_that_never_forked_is_told_so(tmp_path: Path) -> None:
     assert "none forked" in shown and "exit status 3" in shown
 
 
-def strange(folder: Path) -> Tally:
-    """Names that are long, wide, or hold what a terminal would obey."""
-    recorded = Recorded(folder / ("r" * 90), ["python", "x" * 200])
-    recorded.process(2**22, generation=12)
-    deep = "/srv/" + "very_long_folder/" * 12
-    for stack in (
-        (("Outer.<locals>." * 9 + "f", deep + "module.py", 12345),),
-        (("数え上げる関数" * 8, deep + "店/売り場.py", 3), ("main", "/srv/app.py", 1)),
-        (("red\x1b[31m\nred\udcff", "/srv/a;b c.py", 1),),
-        tuple((f"level{number}", f"/srv/level{number}.py", number) for number in range(1, 65)),
-        (),
-    ):
-        recorded.copies(2**22, 1234, stack, kind="a.very.long.module.name.Type" * 3)
-    return tally(load(recorded.close()))
-
-
 VIEWS: dict[str, Callable[[Tally], Iterable[Line]]] = {
     "summary": lambda made: summary(made, 80),
     "tree": lambda made: tree.text(made, 80),
@@ -160,7 +138,7 @@ VIEWS: dict[str, Callable[[Tally], Iterable[Line]]] = {
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_fits_80_columns_and_disturbs_no_terminal(view: str, tmp_path: Path) -> None:
-    lines = text(VIEWS[view](strange(tmp_path))).split("\n")
+    lines = text(VIEWS[view](tally(load(strange(tmp_path))))).split("\n")
     assert lines and all(line.isprintable() for line in lines)
     assert max(map(cell_len, lines)) <= 80
 
@@ -321,147 +299,3 @@ def test_an_expression_belongs_to_the_function_that_it_stands_in(tmp_path: Path)
         "<module>  app.py  2 pages, 40.0 %",
     ]
     assert shown[3].split()[:4] == ["3", "2", "refcount", "2"]  # copied, and by what it calls
-
-
-# For other tools.
-
-
-def test_folded_stacks_are_callers_first_with_the_cause_at_the_end(made: Tally) -> None:
-    assert list(folded(made)) == [
-        "<module> (app.py:22);main (app.py:17);total (app.py:6);[reference count] 20",
-        "<module> (app.py:22);main (app.py:17);total (app.py:7);[reference count] 60",
-        "<module> (app.py:22);main (app.py:18);Shop.patch (app.py:13);memcpy (libc.so.6);[data] 10",
-        "<module> (app.py:22);main (app.py:19);[gc header] 6",
-        "malloc (libc.so.6);[allocator metadata] 4",
-    ]
-
-
-def test_no_name_breaks_a_folded_stack(tmp_path: Path) -> None:
-    found = strange(tmp_path)
-    lines = list(folded(found))
-    assert all(line.isprintable() for line in lines)
-    assert len(lines) == 5 and all(line.rpartition(" ")[2] == "1234" for line in lines)
-    assert sorted(line.count(";") for line in lines) == [1, 1, 1, 2, 65]
-
-
-def test_speedscope_has_what_its_format_requires(made: Tally) -> None:
-    file = json.loads(json.dumps(speedscope(made)))
-    assert file["$schema"] == "https://www.speedscope.app/file-format-schema.json"
-    frames = file["shared"]["frames"]
-    assert all(isinstance(frame["name"], str) for frame in frames)
-    assert all(
-        isinstance(frame.get("line", 1), int) and isinstance(frame.get("file", ""), str) for frame in frames
-    )
-    assert file["activeProfileIndex"] < len(file["profiles"])
-    for profile in file["profiles"]:
-        assert (
-            profile["type"] == "sampled" and profile["unit"] == "bytes" and isinstance(profile["name"], str)
-        )
-        assert len(profile["samples"]) == len(profile["weights"])
-        assert profile["endValue"] - profile["startValue"] == sum(profile["weights"])
-        assert all(0 <= frame < len(frames) for sample in profile["samples"] for frame in sample)
-
-
-def test_speedscope_has_all_processes_and_each(made: Tally) -> None:
-    profiles = {each["name"]: each["endValue"] // PAGE for each in speedscope(made)["profiles"]}
-    assert profiles == {"all processes": 100, "process 100": 10, "process 101": 70, "process 102": 20}
-
-
-def test_a_sample_of_speedscope_is_the_stack_from_its_root_in_the_order_of_time(made: Tally) -> None:
-    file = speedscope(made)
-    names = [frame["name"] for frame in file["shared"]["frames"]]
-    first = file["profiles"][0]["samples"][0]
-    assert [names[number] for number in first] == ["<module>", "main", "total", "[reference count]"]
-    assert file["profiles"][0]["weights"] == [pages * PAGE for pages in (40, 20, 10, 20, 6, 4)]
-
-
-LOCATION = {
-    "function": str, "file": str, "line": int, "pages": int, "cause": str, "type": str, "category": str,
-    "pid": int,
-}  # fmt: skip
-
-
-def test_the_json_has_every_location_of_every_process(made: Tally, path: Path) -> None:
-    told = json.loads(json.dumps(as_json(made)))
-    for location in told["locations"]:
-        assert {name: type(value) for name, value in location.items()} == LOCATION
-    assert sum(location["pages"] for location in told["locations"]) == told["pages"]["copied"] == 100
-    assert told["locations"][0] == {
-        "function": "total", "file": str(path.parent / "app.py"), "line": 7, "pages": 40,
-        "cause": "reference count", "type": "str", "category": "python objects", "pid": 101,
-    }  # fmt: skip
-    assert told["causes"] == {"reference count": 80, "data": 10, "gc header": 6, "allocator metadata": 4}
-    assert told["categories"] == {"python objects": 86, "large buffers": 10, "malloc heap": 4}
-    assert told["types"] == {"str": 60, "Item": 20, "": 14, "dict": 6}
-    assert told["modules"] == {"app": 96, "libc.so.6": 4}
-    assert sum(told["timeline"]["pages"]) == 100 and told["timeline"]["seconds"] == 10
-
-
-def test_the_json_tells_what_is_not_among_the_pages(made: Tally) -> None:
-    told = as_json(made)
-    assert told["pages"] == {
-        "copied": 100, "copied_or_reused": 3, "reused": 5, "copied_by_recording": 8, "lost": 0,
-        "first_touches": 9,
-    }  # fmt: skip
-    assert [(each["pid"], each["pages"], each["shared"], each["ended"]) for each in told["processes"]] == [
-        (100, 10, 2000, 10 * 10**9),
-        (101, 70, 1000, 5 * 10**9),
-        (102, 20, 1000, None),
-    ]
-    assert told["generations"][1] == {"generation": 1, "processes": 2, "pages": 90}
-
-
-def weight(node: list[Any]) -> int:
-    return sum(pages for *_, pages in node[2]) + sum(map(weight, node[1]))
-
-
-def test_the_flame_graph_holds_every_page_once(made: Tally) -> None:
-    told = flame.data(made)
-    assert weight(told["tree"]) == 100
-    causes: Counter[str] = Counter()
-
-    def add(node: list[Any]) -> None:
-        for cause, _, _, pages in node[2]:
-            causes[told["causes"][cause]] += pages
-        for child in node[1]:
-            add(child)
-
-    add(told["tree"])
-    assert causes == {"reference count": 80, "data": 10, "gc header": 6, "allocator metadata": 4}
-
-
-def test_a_name_cannot_break_out_of_the_page(tmp_path: Path) -> None:
-    recorded = Recorded(tmp_path / "r", ["python", "</script><script>alert(1)</script>"])
-    recorded.process(1)
-    recorded.copies(1, 1, (("</script><img src=x>", "/srv/<b>.py", 1),))
-    page = flame.page(tally(load(recorded.close())))
-    assert page.count("</script>") == 2 and "<img" not in page
-
-
-def test_names_of_c_are_shown_where_python_says_less(tmp_path: Path) -> None:
-    recorded = Recorded(tmp_path / "r")
-    recorded.process(1)
-    line = ("f", "/srv/app.py", 1)
-    for library, symbol in ((PYTHON, "list_append"), (LIBC, "memset"), ("/usr/bin/python3.13", "main")):
-        recorded.copies(1, 1, (line,), native=(library, symbol))
-        recorded.process(1)  # symbols are told anew
-    assert sorted(folded(tally(load(recorded.close())))) == [
-        "f (app.py:1);[reference count] 2",
-        "f (app.py:1);memset (libc.so.6);[reference count] 1",
-    ]
-
-
-def fields(section: str) -> set[str]:
-    """Names in the first column of a table of docs/report.md."""
-    rows = (
-        (ROOT / "docs" / "report.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0].splitlines()
-    )
-    return {name for row in rows if row.startswith("|") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
-
-
-def test_the_documents_list_every_field_of_the_json_and_every_cause(made: Tally) -> None:
-    assert fields("JSON") == as_json(made).keys()
-    page = (ROOT / "docs" / "report.md").read_text()
-    inner = [as_json(made)["recording"], as_json(made)["pages"], as_json(made)["processes"][0], LOCATION]
-    assert not [name for each in inner for name in each if f"`{name}`" not in page]
-    assert not [cause for cause in CAUSES if f"\n| {cause} |" not in page]
