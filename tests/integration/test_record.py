@@ -79,7 +79,7 @@ def test_reading_objects_copies_for_their_reference_counts(record: Record) -> No
 def test_a_collection_copies_for_gc_headers(record: Record) -> None:
     copies = by(child(record("collect")), "collect")
     causes = Counter(copy.cause for copy in copies)
-    assert causes["gc header"] >= 0.98 * len(copies) > 0
+    assert causes["gc header"] >= 0.95 * len(copies) > 0  # it counts references too, of names and callbacks
 
 
 @needs_traps

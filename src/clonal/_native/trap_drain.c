@@ -21,6 +21,8 @@ static PyObject *described(struct frame frame)
     if (!trap_peek(frame.code, words, sizeof words) || words[1] != (uint64_t)&PyCode_Type || !words[0])
         Py_RETURN_NONE;
     PyCodeObject *code = (PyCodeObject *)frame.code;
+    if (frame.instruction >= (uint64_t)Py_SIZE(code)) /* another code object lies there by now */
+        Py_RETURN_NONE;
     int line = PyCode_Addr2Line(code, (int)(frame.instruction * sizeof(_Py_CODEUNIT)));
     return Py_BuildValue("(OOi)", code->co_qualname, code->co_filename, line);
 }

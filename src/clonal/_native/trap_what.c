@@ -65,7 +65,9 @@ static bool read_shape(uint64_t candidate, struct shape *found)
         return false;
     uint64_t flags = type.tp_flags;
     unsigned presize = (flags & Py_TPFLAGS_HAVE_GC ? 16 : 0) + (flags & PREHEADER ? 16 : 0);
-    *found = (struct shape){candidate, flags, presize, (uint32_t)type.tp_basicsize};
+    size_t size = candidate == (uint64_t)&PyUnicode_Type ? sizeof(PyASCIIObject) : (size_t)type.tp_basicsize;
+    *found = (struct shape){candidate, flags, presize,
+                            (uint32_t)size}; /* short strings are shorter than their type says */
     return true;
 }
 

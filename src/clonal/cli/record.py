@@ -67,7 +67,7 @@ def report(output: Path, each: float) -> None:
 
     found = load(output)
     copies = found.by_program
-    own = sum(copy.own for copy in found.copies)
+    own = len(found.by_recording)
     print(
         f"clonal record: {len(copies):,} pages copied ({size(len(copies) * PAGE)}) in "
         f"{len(found.processes):,} processes; {_besides(found)}"

@@ -90,6 +90,11 @@ class Recording:
     unreadable: int = 0  # chunks that say what is not known here
 
     @property
+    def by_recording(self) -> list[Copy]:
+        """Pages copied because the program was recorded."""
+        return [copy for copy in self.copies if copy.own and copy.outcome != OUTCOMES[REUSED]]
+
+    @property
     def by_program(self) -> list[Copy]:
         """Pages copied by the recorded program, not by its being recorded."""
         return [copy for copy in self.copies if not copy.own and copy.outcome != OUTCOMES[REUSED]]
@@ -136,10 +141,7 @@ def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None
         found.wall = data.get("wall", 0.0)
     elif chunk.kind is Kind.PROCESS:
         contexts[chunk.pid] = _Context()
-        found.processes[chunk.pid] = Process(
-            chunk.pid, data["parent"], data["generation"], data["argv"], data.get("shared", 0),
-            data.get("own", 0), data["time"], failed=data.get("failed"),
-        )  # fmt: skip
+        found.processes[chunk.pid] = _process(chunk.pid, data, found.processes.get(chunk.pid))
     elif chunk.kind is Kind.END and not chunk.pid:
         found.status = data["status"]
     elif chunk.kind is Kind.END and chunk.pid in found.processes:
@@ -149,6 +151,18 @@ def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None
         found.processes[chunk.pid].lost += data["lost"]
         found.processes[chunk.pid].fresh += data["fresh"]
         found.copies += contexts[chunk.pid].faults(chunk)
+
+
+def _process(pid: int, data: dict[str, Any], before: Process | None) -> Process:
+    """One that begins. `before`: the same process until it ran another program, whose counts go on."""
+    made = Process(
+        pid, data["parent"], data["generation"], data["argv"], data.get("shared", 0), data.get("own", 0),
+        data["time"], failed=data.get("failed"),
+    )  # fmt: skip
+    if before is not None:
+        made.generation = max(made.generation, before.generation)
+        made.lost, made.fresh = before.lost, before.fresh
+    return made
 
 
 class _Context:
