@@ -78,8 +78,8 @@ def test_reading_objects_copies_for_their_reference_counts(record: Record) -> No
 @needs_traps
 def test_a_collection_copies_for_gc_headers(record: Record) -> None:
     copies = by(child(record("collect")), "collect")
-    causes = Counter(copy.cause for copy in copies)
-    assert causes["gc header"] >= 0.95 * len(copies) > 0  # it counts references too, of names and callbacks
+    causes = Counter(copy.cause for copy in copies if copy.type == "Node")
+    assert causes["gc header"] >= 0.98 * causes.total() > 50
 
 
 @needs_traps
