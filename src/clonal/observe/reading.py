@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from clonal.kernel import procfs
 from clonal.kernel.procfs import PAGE, Smap, Vma
-from clonal.observe import numa, programs
+from clonal.observe import numa, programs, scan
 from clonal.observe.family import Member, denied
 from clonal.observe.kinds import KINDS, MemoryKind, Region, classify
 from clonal.observe.pages import FILE, HPAGE, HUGE, SWAPPED, ZERO, Cut, Numbers, Pages, pages
 from clonal.observe.pools import find_objects, is_python
 
 ENDED = "ended while it was read"
+SPARSE = 64 << 20  # bytes: a longer mapping is worth a question before it is read
 _SPECIAL = frozenset({"pf", "io"})  # VmFlags: frames of a device or of the kernel, which are not its memory
 
 
@@ -73,7 +74,7 @@ def read(member: Member, zero: Numbers | None, cache: programs.Cache, parent: Re
             raise ProcessLookupError
         found.regions = classify(found.vmas, programs.extents(pid, cache))
         found.nodes = numa.by_node(pid)
-        found.pages = pages(pid, _spans(found.entries), zero)
+        found.pages = pages(pid, _spans(pid, found.entries), zero)
         if is_python(found.vmas):
             found.regions, found.objects_by = _with_objects(found, parent)
     except Cut as cut:
@@ -87,13 +88,28 @@ def read(member: Member, zero: Numbers | None, cache: programs.Cache, parent: Re
     return found
 
 
-def _spans(entries: Sequence[Smap]) -> list[tuple[int, int]]:
-    """Where there can be pages: of the others pagemap need not be asked."""
-    return [
-        (entry.vma.start, entry.vma.end)
-        for entry in entries
-        if not entry.flags & _SPECIAL and (_resident(entry) or entry.sizes.get("Swap", 0))
-    ]
+def _spans(pid: int, entries: Sequence[Smap]) -> list[tuple[int, int]]:
+    """Where there can be pages. Of a long mapping that is mostly empty only the parts that are not, where the
+    kernel can tell them; else it is read whole, or left out if nothing of it is memory."""
+    found: list[tuple[int, int]] = []
+    for entry in entries:
+        span = (entry.vma.start, entry.vma.end)
+        used = _resident(entry) + entry.sizes.get("Swap", 0)
+        if not _has_pages(entry):
+            continue
+        if entry.vma.size <= max(SPARSE, 8 * used):
+            found.append(span)
+        elif scan.available():
+            runs = scan.scan(pid, [span], scan.PRESENT | scan.SWAPPED)
+            found += [(int(start), int(end)) for start, end, _ in runs]
+        elif used:
+            found.append(span)
+    return found
+
+
+def _has_pages(entry: Smap) -> bool:
+    """False for frames of a device or of the kernel, and for [vsyscall], which is in no page table."""
+    return not entry.flags & _SPECIAL and entry.vma.path != "[vsyscall]"
 
 
 def _resident(entry: Smap) -> int:
@@ -121,17 +137,36 @@ def _with_objects(found: Reading, parent: Reading | None) -> tuple[list[Region],
 
 
 def _mark(found: Reading, shown: bool) -> None:
-    """Flags that pagemap does not have: huge entries, and without frames the zero page, both by what smaps
-    counts in each mapping."""
+    """Flags that pagemap does not have: huge entries, and without frames the zero page. The kernel is asked
+    where smaps counts such; one that cannot be asked leaves the counts of smaps."""
+    spans = []
     for entry in found.entries:
-        huge = _huge(entry)
-        missing = 0 if shown or not entry.vma.anonymous else entry.vma.size - _resident(entry)
-        if huge or missing:
-            at = slice(*np.searchsorted(found.pages.number, (entry.vma.start // PAGE, entry.vma.end // PAGE)))
-            if huge:
-                _mark_huge(found.pages, at, huge)
-            if missing:
-                _mark_zero(found.pages, at, _resident(entry) // PAGE)
+        missing = not shown and entry.vma.anonymous and entry.vma.size > _resident(entry)
+        if _has_pages(entry) and (missing or _huge(entry)):
+            spans.append(entry)
+    if not spans:
+        return
+    if scan.available() and not found.problem:
+        try:
+            _mark_exactly(found, [(entry.vma.start, entry.vma.end) for entry in spans])
+        except (ProcessLookupError, PermissionError, FileNotFoundError):
+            found.problem = ENDED
+        return
+    for entry in spans:
+        at = slice(*np.searchsorted(found.pages.number, (entry.vma.start // PAGE, entry.vma.end // PAGE)))
+        _mark_huge(found.pages, at, _huge(entry))
+        if not shown and entry.vma.anonymous:
+            _mark_zero(found.pages, at, _resident(entry) // PAGE)
+
+
+def _mark_exactly(found: Reading, spans: Sequence[tuple[int, int]]) -> None:
+    runs = scan.scan(found.member.pid, spans, scan.HUGE | scan.PFNZERO)
+    flags = (runs[:, 2] & np.uint64(scan.HUGE) != 0) * HUGE | (
+        runs[:, 2] & np.uint64(scan.PFNZERO) != 0
+    ) * ZERO
+    bounds = np.searchsorted(found.pages.number, runs[:, :2].astype(np.int64) // PAGE)
+    for (first, last), flag in zip(bounds.tolist(), flags.tolist(), strict=True):
+        found.pages.flags[first:last] |= flag
 
 
 def _huge(entry: Smap) -> int:
