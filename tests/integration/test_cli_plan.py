@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import clonal
+from clonal.cli.main import main
 from clonal.kernel import procfs
 from clonal.plan.costs import DEFAULT, NAMES
 from clonal.plan.store import here
@@ -301,5 +302,11 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "says"), MISTAKES, ids=[" ".join(words)[:60] for words, _ in MISTAKES])
-def test_a_mistake_is_answered_in_one_line(arguments: list[str], says: str) -> None:
-    refused(*arguments, says=says)
+def test_a_mistake_is_answered_in_one_line(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"clonal: [^\n]+\n", err)
+    assert says in err
