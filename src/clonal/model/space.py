@@ -312,7 +312,7 @@ class AddressSpace:
         first page that may not be touched, after those before it."""
         wanted = Prot.WRITE if write else Prot.READ
         found, seen = [], 0
-        for vma in self.vmas:
+        for vma in self.between(int(pages[0]), int(pages[-1]) + 1) if pages.size else []:
             first, last = np.searchsorted(pages, [vma.start, vma.end])
             if first == last:
                 continue

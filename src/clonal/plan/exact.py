@@ -29,7 +29,7 @@ def simulate(server: Server, fleet: Fleet, clones: int | None = None) -> Exact:
     """Forks the clones, of which each writes its pages. `clones`: only so many, if they are not to be as
     many as memory allows."""
     server, times = scale.smaller(scale.few_mappings(server)[0], scale.EXACT)
-    count = min(fleet.clones, _affordable(server) if clones is None else clones)
+    count = min(fleet.clones, _affordable(server, fleet) if clones is None else clones)
     parent = build(server, count, fleet.share)
     draw = Draw(server, fleet)
     before = parent.machine.frames.used
@@ -43,6 +43,8 @@ def simulate(server: Server, fleet: Fleet, clones: int | None = None) -> Exact:
     return Exact(count, copied, reused, faults, private * times, tables * times / count, 1 / times)
 
 
-def _affordable(server: Server) -> int:
-    """How many clones can be simulated in bounded memory; at least one."""
-    return max(1, MOST_PAGES // max(1, server.heap_pages + server.others))
+def _affordable(server: Server, fleet: Fleet) -> int:
+    """How many clones can be simulated in bounded memory and time; at least one. A page that was copied takes
+    some five times what one does that is shared."""
+    each = (server.heap_pages + server.others) * (1 + 4 * fleet.share)
+    return max(1, int(MOST_PAGES / max(1, each)))

@@ -16,6 +16,7 @@ POINTS = 60
 HALVINGS = 24
 FLEETS = 12  # random ones, where lifetimes make them differ
 MOST = 4_000_000  # births of all of them
+LONG = 4  # a random age is drawn anew for each moment: fewer fleets then
 LIVES = 2.0  # how many mean lifetimes are looked at after all clones have started
 
 
@@ -91,7 +92,7 @@ def _ages(fleet: Fleet, first: Values, horizon: float) -> Callable[[float], Valu
     lives = 12 + 2 * int(horizon / fleet.lifetime)  # more than anybody lives until then
     if fleet.clones * lives <= MOST:
         return partial(_by_births, _births(fleet, first, lives))
-    fleets = max(1, min(FLEETS, MOST // fleet.clones))
+    fleets = max(1, min(FLEETS, MOST // LONG // fleet.clones))
     return partial(_by_chance, fleets, first, fleet.lifetime)
 
 

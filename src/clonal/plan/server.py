@@ -19,7 +19,7 @@ OWN_VMAS, OWN_PRIVATE = 3, 1  # beside heap and code: stack, vvar, vdso
 IMAGE = "memfd:clonal"
 MOST = 1 << 46  # bytes: half of what an address space has
 MOST_VMAS = (1 << 31) - 1  # what vm.max_map_count can be
-MOST_LIBRARIES = 2_000
+MOST_LIBRARIES = 500
 
 
 class BadServer(Error):
