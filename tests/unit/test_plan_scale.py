@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clonal.plan import scale
+from clonal.plan import exact, scale
 from clonal.plan.costs import DEFAULT
 from clonal.plan.exact import simulate
 from clonal.plan.overtime import over_time
@@ -63,3 +63,11 @@ def test_lives_too_many_to_be_followed_take_as_much_memory() -> None:
         for clones in (2_000, 250_000)
     )
     assert by_chance.p50 == pytest.approx(followed.p50, rel=0.02)
+
+
+def test_of_very_many_clones_some_are_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server.of(MB, 0)
+    monkeypatch.setattr(exact, "MOST_CLONES", 10)
+    assert simulate(server, Fleet(clones=1_000_000)).clones == 10
+    monkeypatch.setattr(exact, "MOST_PAGES", 5 * 257 * 4)
+    assert simulate(server, Fleet(clones=1_000_000, written=1.0)).clones == 4

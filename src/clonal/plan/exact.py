@@ -11,6 +11,7 @@ from clonal.plan.server import Server
 from clonal.plan.stage import Draw, build
 
 MOST_PAGES = 400_000_000  # entries of all simulated clones together: some 2 GB
+MOST_CLONES = 10_000  # a fork takes time however small it is
 
 
 class Exact(NamedTuple):
@@ -47,4 +48,4 @@ def _affordable(server: Server, fleet: Fleet) -> int:
     """How many clones can be simulated in bounded memory and time; at least one. A page that was copied takes
     some five times what one does that is shared."""
     each = (server.heap_pages + server.others) * (1 + 4 * fleet.share)
-    return max(1, int(MOST_PAGES / max(1, each)))
+    return max(1, min(MOST_CLONES, int(MOST_PAGES / max(1, each))))
