@@ -42,6 +42,13 @@ def test_mode_2_refuses_the_clone_that_the_model_refuses(ratio: int) -> None:
     assert found.at == found.allowed + 1
 
 
+def test_clones_that_are_refused_take_no_memory() -> None:
+    host = replace(HOST, overcommit=2, overcommit_ratio=20)
+    found = outlook_of("cow", SERVER, Fleet(1000, written=1.0), host, DEFAULT)
+    assert found.commit.allowed < 1000
+    assert found.memory.worst == limits.base(SERVER) + found.commit.allowed * found.way.memory
+
+
 def test_mode_0_refuses_only_what_could_never_fit() -> None:
     small = Server.of(2 * HOST.ram, 0)
     cow = way("cow", SERVER, Fleet(), DEFAULT)

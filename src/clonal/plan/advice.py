@@ -12,6 +12,7 @@ from clonal.plan.server import HUGE
 from clonal.plan.storm import slowed
 
 WORTH = 0.05  # a smaller gain is not worth a line
+SEEN = 0.01  # a smaller change is none
 
 
 class Gain(NamedTuple):
@@ -47,7 +48,10 @@ def advise(plan: Plan) -> list[Remedy]:
     """What is worth changing, in the order of this file. Against plain fork, or against the image where the
     server is one already."""
     found = [remedy for make in REMEDIES for remedy in make(plan)]
-    return [remedy for remedy in found if any(gain.share >= WORTH for gain in remedy.gains)]
+    changed = [
+        each._replace(gains=[gain for gain in each.gains if abs(gain.share) >= SEEN]) for each in found
+    ]
+    return [remedy for remedy in changed if any(gain.share >= WORTH for gain in remedy.gains)]
 
 
 def _now(plan: Plan) -> Outlook:

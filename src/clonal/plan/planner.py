@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clonal.plan import limits
@@ -111,15 +111,19 @@ def outlook_of(name: str, server: Server, fleet: Fleet, host: Host, costs: Costs
 def outlook(way: Way, server: Server, fleet: Fleet, host: Host, costs: Costs) -> Outlook:
     """One strategy: its times, memory and limits."""
     start = max(way.stall * 1e-9, 1 / fleet.starts if fleet.starts else 0.0)
-    memory = over_time(
-        fleet, limits.base(server), way.overhead, way.private, start, _touching(way, fleet), host.capacity
-    )
+    commit = limits.commit(way, server, host, fleet.clones)
+    base, room = limits.base(server), host.capacity
+    if commit.allowed:
+        granted = replace(fleet, clones=min(fleet.clones, commit.allowed))  # the others are never there
+        memory = over_time(granted, base, way.overhead, way.private, start, _touching(way, fleet), room)
+    else:
+        memory = over_time(replace(fleet, clones=1, lifetime=None), base, 0.0, 0.0, start, 0.0, room)
     return Outlook(
         way,
         fleet.clones * way.stall * 1e-9,
         storm(way, fleet, host, costs),
         memory,
-        limits.commit(way, server, host, fleet.clones),
+        commit,
         limits.fit(way, server, host),
         None if memory.full is None else limits.victim(way, server, host),
         way.stall * 1e-9 * fleet.clones / fleet.lifetime if fleet.lifetime else None,
