@@ -39,7 +39,7 @@ def family(processes: int, size: int) -> int:
     _write(area, size)
     for number in range(1, processes):
         if os.fork() == 0:
-            _write(area, size * number // 100)
+            _write(area, size * min(number, 100) // 100)
             break
     os.write(done, b"x")
     os.read(hold, 1)

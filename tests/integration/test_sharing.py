@@ -177,3 +177,42 @@ def _wait_until_gone(pid: int) -> None:
     pidfd = os.pidfd_open(pid)
     select.select([pidfd], [], [], 10)
     os.close(pidfd)
+
+
+def test_a_template_and_its_clones_are_told_without_privilege_too() -> None:
+    run_script(
+        """
+        import os, clonal
+        from clonal.observe.kinds import MemoryKind
+        PAGE = 4096
+        def warm():
+            global area
+            area = bytearray(2000 * PAGE)
+            area[:] = b"x" * len(area)
+        def work(pages, ready):
+            import signal
+            for page in range(pages):
+                area[page * PAGE + 100] = 1
+            with open(ready, "w") as file:
+                file.write("x")
+            signal.pause()
+        if __name__ == "__main__":
+            ready = {pages: f"ready{pages}" for pages in (100, 300)}
+            for fifo in ready.values():
+                os.mkfifo(fifo)
+            with clonal.Template(setup=warm) as template:
+                clones = [template.clone(work, *each) for each in ready.items()]
+                for fifo in ready.values():
+                    assert open(fifo).read() == "x"
+                family = clonal.sharing(template.pid)
+                for clone in clones:
+                    clone.kill()
+                    clone.wait()
+            assert family.method == "exclusive bit"
+            assert [each.member.role for each in family.members] == ["template", "clone", "clone"]
+            few, many = (each.kinds[MemoryKind.IMAGE].copied for each in family.members[1:])
+            assert few >= 100 * PAGE, few
+            assert abs(many - few - 200 * PAGE) < 30 * PAGE, (few, many)
+        """,
+        user="nobody",
+    )

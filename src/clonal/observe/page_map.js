@@ -347,7 +347,8 @@
     option.value = each.number;
     return text(option, `${each.kind} ${hex(each.start)} ${cellsOf((each.end - each.start) * data.page)} ${each.name.split("/").pop()}`);
   }));
-  byId("jump").selectedIndex = -1;
+  byId("jump").prepend(new Option("a mapping, the largest first", "", true, true));
+  byId("jump").options[0].disabled = true;
   byId("jump").addEventListener("change", (event) => { toSegment(+event.target.value); box.focus(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); draw(); });
 

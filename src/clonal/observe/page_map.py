@@ -33,7 +33,7 @@ NONE, ALONE, PARENT, SOME, ALL, IMAGE, CACHE, OUTSIDE, ZEROES, SWAP = range(10)
 STATES = {
     "alone": "alone: this process's own",
     "parent": "shared with its parent",
-    "some": "shared with others, not with its parent",
+    "some": "shared with children or siblings only",
     "all": "shared by all members",
     "image": "page of an image",
     "file": "page of a file",
