@@ -70,10 +70,18 @@ def pages(pid: int, spans: Iterable[Span] | None = None, zero: Numbers | None = 
         os.close(fd)
     found = _joined(parts)
     if zero is not None and len(zero):
-        found.flags[np.isin(found.frame, zero)] |= ZERO
+        _mark_zeroes(found, zero)
     if gone:
         raise Cut(found)
     return found
+
+
+def _mark_zeroes(found: Pages, zero: Numbers) -> None:
+    """Frames of zeroes are neither a file's nor anybody's alone. (numpy's isin() takes ten times as long.)"""
+    candidates = np.flatnonzero(found.flags == 0)
+    frames = found.frame[candidates]
+    nearest = zero[np.minimum(np.searchsorted(zero, frames), len(zero) - 1)]
+    found.flags[candidates[nearest == frames]] |= ZERO
 
 
 def _open(pid: int) -> int:
