@@ -119,7 +119,7 @@ def _directory(pid: int | None) -> str:
     return "/proc/self" if pid is None else f"/proc/{pid}"
 
 
-def _translate(error: OSError, pid: int | None, name: str) -> OSError:
+def translated(error: OSError, pid: int | None, name: str) -> OSError:
     """The error a caller should see: who is gone, or whose data may not be read."""
     path = f"{_directory(pid)}/{name}"
     if error.errno == errno.ESRCH or (error.errno == errno.ENOENT and not os.path.isdir(_directory(pid))):
@@ -139,7 +139,7 @@ def read(name: str, pid: int | None = None) -> bytes:
         with open(f"{_directory(pid)}/{name}", "rb", buffering=0) as file:
             return file.readall()
     except OSError as error:
-        raise _translate(error, pid, name) from None
+        raise translated(error, pid, name) from None
 
 
 def _lines(content: bytes) -> list[bytes]:
@@ -237,7 +237,7 @@ def threads(pid: int | None = None) -> list[Thread]:
     try:
         tids = [int(entry) for entry in os.listdir(f"{_directory(pid)}/task")]  # proc_task_readdir's order
     except OSError as error:
-        raise _translate(error, pid, "task") from None
+        raise translated(error, pid, "task") from None
     found = []
     for tid in tids:
         try:
@@ -288,7 +288,7 @@ def _pagemap_chunks(ranges: Iterable[tuple[int, int]], pid: int | None) -> Itera
         finally:
             os.close(fd)
     except OSError as error:
-        raise _translate(error, pid, "pagemap") from None
+        raise translated(error, pid, "pagemap") from None
 
 
 # The top byte of an entry says it all: present (0x80), not of a file (0x20), of nobody else (0x01).

@@ -77,6 +77,8 @@ def check(pid: int) -> None:
 
 def denied(pid: int) -> str:
     """Why this user may not look into a process, and who may."""
+    if os.geteuid() == 0:
+        return "may not be inspected, by root neither: it has rights that this process lacks (CAP_SYS_PTRACE)"
     owner = os.stat(f"/proc/{pid}").st_uid if os.path.isdir(f"/proc/{pid}") else None
     if owner == os.geteuid():
         return "may not be inspected: it has changed its rights or hides its memory; root may (sudo)"

@@ -88,7 +88,7 @@ def _open(pid: int) -> int:
     try:
         return os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise procfs._translate(error, pid, "pagemap") from None
+        raise procfs.translated(error, pid, "pagemap") from None
 
 
 def _batches(spans: Iterable[Span]) -> Iterator[list[Span]]:

@@ -13,7 +13,7 @@ from clonal.kernel import procfs
 from clonal.kernel.procfs import PAGE, Smap, Vma
 from clonal.observe import numa, programs, scan
 from clonal.observe.family import Member, denied
-from clonal.observe.kinds import KINDS, MemoryKind, Region, classify
+from clonal.observe.kinds import KINDS, Region, classify
 from clonal.observe.pages import FILE, HPAGE, HUGE, SWAPPED, ZERO, Cut, Numbers, Pages, pages
 from clonal.observe.pools import find_objects, is_python
 
@@ -205,6 +205,3 @@ def private_file(found: Reading) -> npt.NDArray[np.bool_]:
 def is_anonymous(found: Pages) -> npt.NDArray[np.bool_]:
     which: npt.NDArray[np.bool_] = found.flags & (FILE | SWAPPED | ZERO) == 0
     return which
-
-
-__all__ = ["ENDED", "MemoryKind", "Reading", "is_anonymous", "private_file", "read"]

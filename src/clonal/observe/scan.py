@@ -36,7 +36,7 @@ def scan(pid: int, spans: Iterable[tuple[int, int]], wanted: int) -> Found:
         finally:
             os.close(fd)
     except OSError as error:
-        raise procfs._translate(error, pid, "pagemap") from None
+        raise procfs.translated(error, pid, "pagemap") from None
     return np.concatenate([np.empty((0, 3), np.uint64), *parts])
 
 

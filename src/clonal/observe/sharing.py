@@ -257,6 +257,3 @@ def _member(
         forked=parent is not None,
         problem=each.problem,
     )
-
-
-__all__ = ["FamilySharing", "MemberSharing", "Snapshot", "Usage", "added", "sharing", "snapshot"]
