@@ -56,7 +56,7 @@ def headline(family: FamilySharing) -> list[str]:
         takes = f"take about {short(sum(each.pss for each in family.members))}, the sum of their PSS"
         how = "By the exclusive bit of each page"
     lines = [f"{who}: {mapped} mapped and in memory; {takes}.", f"{how}, in {family.seconds * 1e3:.0f} ms."]
-    return [*lines, *(f"Not known: {each}." for each in family.lost)]
+    return [*lines, *(f"{each[0].upper()}{each[1:]}." for each in family.lost)]
 
 
 def tables(family: FamilySharing, width: int) -> Iterator[Part]:
