@@ -97,6 +97,19 @@ def test_what_the_kernel_writes_is_found_too(record: Record) -> None:
     assert {copy.cause for copy in copies} == {"data"}
 
 
+def test_a_snapshot_counts_the_same_pages_without_lines(record: Record) -> None:
+    copies = child(record("write_buffer", "--backend", "snapshot"))
+    buffers = [copy for copy in copies if copy.category != "python objects"]
+    assert observed.PAGES * 0.98 <= len(buffers) <= observed.PAGES * 1.2
+    assert {copy.cause for copy in copies} == {"unknown"}
+    assert not any(copy.stack for copy in copies)
+
+
+def test_a_snapshot_tells_pools_of_objects(record: Record) -> None:
+    copies = child(record("read_pairs", "--backend", "snapshot"))
+    assert sum(copy.category == "python objects" for copy in copies) > 0.8 * len(copies)
+
+
 @needs_traps
 def test_threads_are_recorded(record: Record) -> None:
     copies = [copy for copy in by(child(record("in_threads")), "write_part") if copy.cause == "data"]

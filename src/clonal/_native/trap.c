@@ -280,12 +280,13 @@ static PyObject *failed(long error, const char *what)
     return NULL;
 }
 
-/* trap_start(drain_signal) -> (pages that are shared, whether frames are shown, pages that are its own
+/* trap_start(drain_signal, traps) -> (pages that are shared, whether frames are shown, pages that are its own
  * already) */
 static PyObject *trap_start(PyObject *module, PyObject *args)
 {
     (void)module;
-    if (!PyArg_ParseTuple(args, "i", &clonal_trap.drain_signal))
+    int traps;
+    if (!PyArg_ParseTuple(args, "ip", &clonal_trap.drain_signal, &traps))
         return NULL;
     close_events();
     forget_pages();
@@ -300,11 +301,11 @@ static PyObject *trap_start(PyObject *module, PyObject *args)
     clonal_trap.memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
     if (clonal_trap.pagemap < 0 || clonal_trap.memory < 0)
         return failed(errno, "/proc/self/pagemap and mem");
-    if (!install(clonal_trap.ring))
+    if (traps && !install(clonal_trap.ring))
         return failed(errno, "SIGTRAP");
     clonal_trap.looking = true;
     clonal_trap.ring->early_count = 0;
-    long error = open_events();
+    long error = traps ? open_events() : 0;
     if (error < 0)
         return failed(-error, "perf_event_open");
     enable();

@@ -101,6 +101,9 @@ int trap_outcome(const struct inherited *all, const struct run *run, uint64_t pa
 /* trap_what.c: cause and type of a write to `address`, whose page is present. */
 void trap_classify(struct ring *ring, struct fault *fault);
 
+/* Whether the address, whose page is present, lies in a pool of small Python objects. */
+bool trap_in_pool(struct ring *ring, uint64_t address);
+
 /* Reads memory that may not be there: true if all of it was. No fault, no signal. */
 bool trap_peek(uint64_t from, void *to, unsigned long length);
 

@@ -107,10 +107,15 @@ static PyObject *trap_drain(PyObject *module, PyObject *unused)
     return result;
 }
 
-/* Appends a page that no fault of user code accounts for: the kernel wrote to it in a system call. */
+#define PM_EXCLUSIVE (1ULL << 56)
+
+/* Appends a page that no fault of user code accounts for. With traps, the kernel wrote to it in a system
+ * call. */
 static bool append_page(PyObject *records, uint64_t page, int outcome)
 {
-    struct fault fault = {.address = page * 4096, .cause = CAUSE_DATA, .outcome = (uint8_t)outcome};
+    struct fault fault = {.address = page * 4096, .outcome = (uint8_t)outcome};
+    fault.cause = clonal_trap.events ? CAUSE_DATA : CAUSE_UNKNOWN;
+    fault.in_pool = trap_in_pool(clonal_trap.ring, fault.address);
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     fault.time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
@@ -131,7 +136,8 @@ static bool append_run(PyObject *records, const struct inherited *all, const str
         for (uint64_t i = 0; i < count; i++) {
             uint8_t *seen = &all->seen[run->at + page + i - run->first];
             int outcome = trap_outcome(all, run, page + i, entries[i]);
-            bool copied = outcome == COPIED || outcome == COPIED_FROM_FILE;
+            bool loosely = !clonal_trap.events && outcome == COPIED_OR_REUSED && entries[i] & PM_EXCLUSIVE;
+            bool copied = outcome == COPIED || outcome == COPIED_FROM_FILE || loosely;
             if (*seen & PAGE_SEEN || !copied)
                 continue;
             *seen |= PAGE_SEEN;

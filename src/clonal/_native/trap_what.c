@@ -145,6 +145,11 @@ static unsigned block_size(struct ring *ring, uint64_t near, uint64_t pool)
     return ring->pool_block = size;
 }
 
+bool trap_in_pool(struct ring *ring, uint64_t address)
+{
+    return block_size(ring, address, address & ~(uint64_t)(POOL - 1)) != 0;
+}
+
 /* A write into a pool of small blocks. False if there is no pool here. */
 static bool in_pool(struct ring *ring, struct fault *fault)
 {

@@ -16,8 +16,9 @@ from clonal.report.words import duration, parse_size, size
 if TYPE_CHECKING:
     from clonal.observe.analyse import Recording
 
-USAGE = "clonal record [-o FILE] [--limit SIZE] -- COMMAND [ARGUMENTS]"
+USAGE = "clonal record [-o FILE] [options] -- COMMAND [ARGUMENTS]"
 PAGE = 4096
+SIGTRAP, SNAPSHOT = "sigtrap", "snapshot"
 
 
 def parser() -> Parser:
@@ -31,6 +32,12 @@ def parser() -> Parser:
     )
     made.add_argument("-o", "--output", type=Path, metavar="FILE", help="the recording (clonal-PID.rec)")
     made.add_argument("--limit", metavar="SIZE", default="512M", help="of the recording; the rest is counted")
+    made.add_argument(
+        "--backend",
+        choices=("auto", SIGTRAP, SNAPSHOT),
+        default="auto",
+        help="a signal for each fault, or the page map at the end: no lines (auto: the first, if allowed)",
+    )
     made.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return made
 
@@ -44,11 +51,30 @@ def main(argv: Sequence[str]) -> int:
     from clonal.observe.record import trap
     from clonal.observe.record.run import record
 
-    trap.require()
-    each = trap.cost()
-    status = record(command, output, limit)
+    backend = chosen(arguments.backend)
+    each = trap.cost() if backend == SIGTRAP else 0.0
+    status = record(command, output, limit, backend)
     report(output, each)
     return status
+
+
+def chosen(wanted: str) -> str:
+    """The backend: what was asked for, or the best that this machine allows; what is lost is said."""
+    from clonal.observe.record import trap
+
+    if wanted == SNAPSHOT:
+        return SNAPSHOT
+    try:
+        trap.require()
+    except trap.CannotRecord as error:
+        if wanted == SIGTRAP:
+            raise
+        print(
+            f"clonal record: {error}; pages are counted at the end, without lines, causes and types",
+            file=sys.stderr,
+        )
+        return SNAPSHOT
+    return SIGTRAP
 
 
 def check(command: Sequence[str], output: Path) -> None:
@@ -71,10 +97,14 @@ def report(output: Path, each: float) -> None:
     print(
         f"clonal record: {len(copies):,} pages copied ({size(len(copies) * PAGE)}) in "
         f"{len(found.processes):,} processes; {_besides(found)}"
-        f"recording took {duration(each)} more for each copy, and copied {own:,} pages itself\n"
+        f"recording {_took(each)}copied {own:,} pages itself\n"
         f"clonal record: {output} has them; clonal report {output} tells of them",
         file=sys.stderr,
     )
+
+
+def _took(each: float) -> str:
+    return f"took {duration(each)} more for each copy, and " if each else ""
 
 
 def _besides(found: Recording) -> str:

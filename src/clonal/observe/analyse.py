@@ -140,7 +140,7 @@ def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None
         found.command, found.machine, found.backend = data["command"], data["machine"], data["backend"]
         found.wall = data.get("wall", 0.0)
     elif chunk.kind is Kind.PROCESS:
-        contexts[chunk.pid] = _Context()
+        contexts[chunk.pid] = _Context(found.backend != "snapshot")
         found.processes[chunk.pid] = _process(chunk.pid, data, found.processes.get(chunk.pid))
     elif chunk.kind is Kind.END and not chunk.pid:
         found.status = data["status"]
@@ -168,7 +168,8 @@ def _process(pid: int, data: dict[str, Any], before: Process | None) -> Process:
 class _Context:
     """What the chunks of one process build on: its stacks, types, symbols and mappings so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, traps: bool) -> None:
+        self._traps = traps
         self._stacks: list[Stack] = []
         self._types: list[str] = []
         self._symbols: dict[int, tuple[str, str]] = {}
@@ -190,7 +191,9 @@ class _Context:
         outcome: int, in_pool: int, _spare: int,
     ) -> Copy:  # fmt: skip
         frames = self._stacks[stack - 1] if 0 < stack <= len(self._stacks) else ()
-        library, symbol = self._symbols.get(ip, ("", "")) if ip else KERNEL
+        library, symbol = self._symbols.get(ip, ("", ""))
+        if not ip and self._traps:
+            library, symbol = KERNEL
         category = "python objects" if in_pool else self._maps.category(address)
         if cause == DATA and not in_pool and _allocates(library, symbol, category):
             cause = ALLOCATOR

@@ -18,6 +18,7 @@ from clonal.observe.record.file import Kind, Writer
 
 ENVIRONMENT = "CLONAL_RECORD"  # the recording's path
 LIMIT = "CLONAL_RECORD_LIMIT"  # its bytes at most
+BACKEND = "CLONAL_RECORD_BACKEND"  # sigtrap or snapshot
 DRAIN_SIGNAL = signal.SIGRTMAX - 3  # never sent: the handler of SIGTRAP trips it (PyErr_SetInterruptEx)
 SHARE = 0.05  # of its time that a process may spend on looking at its pages again, after each fork
 
@@ -29,6 +30,7 @@ class Recorder:
 
     def __init__(self, path: str, limit: int) -> None:
         self.writer = Writer(path, limit)
+        self.traps = os.environ.get(BACKEND, "sigtrap") == "sigtrap"
         self.generation = 0  # forks between the first process and this one
         self.recording = False
         self._symbols: dict[int, Any] = {}
@@ -63,7 +65,7 @@ class Recorder:
         begun = time.monotonic()
         try:
             signal.signal(DRAIN_SIGNAL, self.drain)
-            shared, frames_shown, own = _native.trap_start(DRAIN_SIGNAL)
+            shared, frames_shown, own = _native.trap_start(DRAIN_SIGNAL, self.traps)
         except (OSError, ValueError) as error:  # ValueError: not the main thread
             self.note({"failed": str(error)})
             return

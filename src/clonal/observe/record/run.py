@@ -20,28 +20,29 @@ PACKAGE = Path(clonal.__file__).resolve().parent.parent
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def record(command: Sequence[str], path: Path, limit: int = LIMIT) -> int:
+def record(command: Sequence[str], path: Path, limit: int = LIMIT, backend: str = "sigtrap") -> int:
     """Runs it and returns its exit status as a shell has it: 128 + the signal that ended it. Raises OSError
     where it cannot be run, or the recording not be written."""
     path.unlink(missing_ok=True)
     writer = Writer(str(path), limit)
     try:
-        facts = {"command": list(command), "machine": machine(), "backend": "sigtrap"}
+        facts = {"command": list(command), "machine": machine(), "backend": backend}
         writer.write(Kind.BEGIN, facts | {"time": time.monotonic_ns(), "wall": time.time()}, pid=0)
-        status = _run(command, environment(path, limit))
+        status = _run(command, environment(path, limit, backend))
         writer.write(Kind.END, {"time": time.monotonic_ns(), "status": status}, pid=0)
     finally:
         writer.close()
     return status
 
 
-def environment(path: Path, limit: int) -> Mapping[str, str]:
+def environment(path: Path, limit: int, backend: str) -> Mapping[str, str]:
     """That of the recorded command: this one, and the hook on the path of its Pythons."""
     paths = [str(SITE), str(PACKAGE), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         hook.ENVIRONMENT: str(path.resolve()),
         hook.LIMIT: str(limit),
+        hook.BACKEND: backend,
     }
 
 

@@ -52,7 +52,7 @@ def _child(heap: bytearray, record: bool) -> int:
     if pid == 0:
         try:
             if record:
-                _native.trap_start(signal.SIGRTMAX - 3)
+                _native.trap_start(signal.SIGRTMAX - 3, True)
             start = time.perf_counter_ns()
             heap[::PAGE] = b"2" * PAGES
             os.write(writer, str(time.perf_counter_ns() - start).encode())
