@@ -23,6 +23,7 @@ from clonal.report.words import BadValue
 VERBS = {
     "run": "run a script in N fresh clones of a warm template",
     "map": "which memory a process and its descendants share, and with whom",
+    "top": "the same live: growth, faults and copies of each member, strain on the machine",
     "explain": "what the kernel does with memory, step by step: the model and this kernel",
     "plan": "how many clones fit; latency, memory, storms, OOM",
     "record": "every copy-on-write fault of a command, by the line that caused it",

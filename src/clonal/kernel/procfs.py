@@ -83,6 +83,8 @@ class Stat(NamedTuple):
     starttime: int
     vsize: int
     rss: int
+    start_code: int  # 1 and the next 0 for who may not look into the process (fs/proc/array.c do_task_stat)
+    start_stack: int
 
 
 class Thread(NamedTuple):
@@ -216,10 +218,10 @@ def stat(pid: int | None = None) -> Stat:
     head, _, tail = text.rpartition(")")  # the command's name may itself hold ") "
     number, _, comm = head.partition(" (")
     field = tail.split()
-    ints = {index: int(field[index]) for index in (1, 7, 8, 9, 10, 11, 12, 17, 19, 20, 21)}
+    ints = {index: int(field[index]) for index in (1, 7, 8, 9, 10, 11, 12, 17, 19, 20, 21, 23, 25)}
     return Stat(
         int(number), comm, field[0], ints[1], ints[7], ints[8], ints[9], ints[10], ints[11], ints[12],
-        ints[17], ints[19], ints[20], ints[21] * PAGE,
+        ints[17], ints[19], ints[20], ints[21] * PAGE, ints[23], ints[25],
     )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def family(pids: int | Iterable[int], without: Iterable[int] = ()) -> list[Membe
         if pid not in order and pid not in left_out and pid in stats:
             order[pid] = None
             todo += sorted(children.get(pid, ()), reverse=True)
-    return _members([stats[pid] for pid in _parents_first(list(order), stats)])
+    return members([stats[pid] for pid in _parents_first(list(order), stats)])
 
 
 def check(pid: int) -> None:
@@ -111,7 +111,8 @@ def _parents_first(pids: list[int], stats: dict[int, procfs.Stat]) -> list[int]:
     return list(found)
 
 
-def _members(stats: Sequence[procfs.Stat]) -> list[Member]:
+def members(stats: Sequence[procfs.Stat]) -> list[Member]:
+    """These processes, parents before children, as members of a family."""
     roles: dict[int, Role] = {}
     for each in stats:
         if each.comm == TEMPLATE:

@@ -166,8 +166,12 @@ def sharing(*pids: int) -> FamilySharing:
 
 def snapshot(pids: Iterable[int], without: Iterable[int] = (), index: bool = False) -> Snapshot:
     """Reads the family. `without` leaves processes out, `index` keeps what tells the sharers of each page."""
+    return snapshot_of(family(pids, without)[: frames.MOST_MEMBERS], index)
+
+
+def snapshot_of(members: Sequence[Member], index: bool = False) -> Snapshot:
+    """Reads these members, parents first."""
     begun = time.perf_counter()
-    members = family(pids, without)[: frames.MOST_MEMBERS]
     shown = frames_shown()
     readings = _read_all(members, shown)
     at = {member.pid: number for number, member in enumerate(members)}
