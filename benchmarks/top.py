@@ -1,4 +1,4 @@
-"""What `clonal top` takes of one core on a family of 200 clones: a sample a second, a terminal of 80x24.
+"""What `clonal top` takes of one core on a family of 200 clones, on a terminal of 80x24.
 
     python benchmarks/top.py [--clones 200] [--size 64M] [--seconds 30] [--busy 10]
 
@@ -116,8 +116,8 @@ def main() -> None:
     os.waitpid(child, 0)
     reader.join()
     print(
-        f"{arguments.clones} clones of {size(room)}, {arguments.busy} of them writing: {share(used / passed)} "
-        f"of one core, {drawn[0] / passed / 1024:.1f} KiB drawn a second, over {passed:.0f} s"
+        f"{arguments.clones} clones of {size(room)}, {arguments.busy} of them writing: "
+        f"{share(used / passed)} of one core, {drawn[0] / passed / 1024:.1f} KiB drawn a second, over {passed:.0f} s"
     )
     print(sentence(machine()))
     if (why := busy()) is not None:

@@ -109,6 +109,10 @@ assert all(list(each.values()).count(0.0) == 1 for each in ages)
 assert max(ages[-1].values()) == 3
 sample = top.sample(chosen=workers[2].pid)
 assert by_pid(sample)[workers[2].pid].age == 0
+workers[1].ask("write 201")
+rows = by_pid(top.sample())
+assert rows[workers[1].pid].age == 0 and rows[workers[1].pid].copies > 0
+assert by_pid(top.sample())[workers[1].pid].copies == 0  # no fault since, though it was not read again
 """
     )
 

@@ -25,8 +25,8 @@ def parser() -> Parser:
     made = Parser(
         prog="clonal top",
         usage="clonal top [PID] [--interval TIME] [--once] [--json]",
-        description="A process and all that descend from it, live: what each shares, has alone, gains and copies, "
-        "how often it faults. Without PID all families of forked processes that you may see.",
+        description="A process and all that descend from it, live: what each shares, has alone and copies, "
+        "how it grows and faults. Without PID all families of forked processes that you may see.",
         epilog="? shows the keys. Processes of others need root.",
     )
     made.add_argument("pid", nargs="?", metavar="PID", help="a process, say a template or a pre-fork master")

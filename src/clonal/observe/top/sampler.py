@@ -1,7 +1,7 @@
 """Samples of a family: what each member has now, and what became of it since the sample before.
 
 /proc/PID/stat of every member at each sample; smaps_rollup, for which the kernel walks the page tables, of as
-many as the budget allows, those first that were read longest ago.
+many as the budget allows: those first that have faulted since, and those that were read longest ago.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from clonal.observe.family import Member, denied
 from clonal.observe.top.strain import Strain, strain
 from clonal.observe.top.watch import Seen, Watch
 
-BUDGET = 0.03  # of one core, for smaps_rollup
+BUDGET = 0.02  # of one core, for smaps_rollup
+LIVELIER = 8  # times as urgent is one that has faulted since it was read
 SAMPLES = 240  # kept of each member, for sparklines
 
 
@@ -55,7 +56,8 @@ class Memory:
 def copied(before: Memory, after: Memory) -> int:
     """Pages that became the process's own while it did not grow: shared anonymous ones, and pages of files
     that it had mapped. A page that others have given up becomes its own too, but without a fault: there are
-    no more copies than minor faults. (The first write to a page of a file that was never read looks like growth.)"""
+    no more copies than minor faults. (The first write to a page of a file that was never read looks like
+    growth.)"""
     grown = after.anonymous - before.anonymous
     opened = after.written - before.written - grown
     files = (before.rss - before.anonymous) - (after.rss - after.anonymous)
@@ -170,9 +172,16 @@ class Track:
             self.faults_then.append(sum(self.faults))
         return self.row_now()
 
+    def faulted(self) -> bool:
+        """Whether it has, since its memory was read."""
+        return self.memory is None or self.seen.stat.minflt != self.memory.minor
+
     def row_now(self) -> Row:
-        """The figures as they are."""
+        """The figures as they are. Without a fault nothing has grown or was copied."""
         memory, faults = self.memory, self.faults or (None, None)
+        growth, copies = self.growth, self.copies
+        if memory is not None and growth is not None and self.at > memory.at and not self.faulted():
+            growth = copies = 0.0
         return Row(
             member=self.seen.member,
             root=self.seen.root,
@@ -180,10 +189,10 @@ class Track:
             rss=self.seen.stat.rss if memory is None else memory.rss,
             shared=None if memory is None else memory.shared,
             private=None if memory is None else memory.private,
-            growth=self.growth,
+            growth=growth,
             minor=faults[0],
             major=faults[1],
-            copies=self.copies,
+            copies=copies,
             pss=None if memory is None else memory.pss,
             oom_score=self.oom_score,
             age=None if memory is None else self.at - memory.at,
@@ -214,7 +223,7 @@ class Sampler:
             track.move(seen, at)
         allowed = self._budget * min(10.0, at - self._last) if before else float("inf")
         self._last = at
-        read(sorted(self._tracks.values(), key=lambda each: _urgency(each, chosen)), allowed)
+        read(sorted(self._tracks.values(), key=lambda each: -_urgency(each, at, chosen)), allowed)
         rows = [track.row() for track in self._tracks.values()]
         return Sample(
             time=time.time(),
@@ -230,10 +239,10 @@ class Sampler:
         return next((track for (number, _), track in self._tracks.items() if number == pid), None)
 
 
-def _urgency(track: Track, chosen: int | None) -> float:
-    if track.seen.member.pid == chosen:
-        return -2.0
-    return -1.0 if track.memory is None else track.memory.at
+def _urgency(track: Track, at: float, chosen: int | None) -> float:
+    if track.seen.member.pid == chosen or track.memory is None:
+        return float("inf")
+    return (at - track.memory.at) * (LIVELIER if track.faulted() else 1)
 
 
 def read(tracks: Iterable[Track], allowed: float) -> None:

@@ -48,7 +48,7 @@ def help_lines() -> list[str]:
     keys = [
         ("up down pgup pgdn home end", "choose a member (or click)"),
         ("enter", "its memory by kind (or a double click)"),
-        ("1 to 9, < >, 0", "sort by a column, its neighbour, as a tree (or click)"),
+        ("1 to 9, < >, 0", "sort by a column, its neighbour; tree (or click)"),
         ("r", "reverse"),
         ("/  esc", "only members with these words; all of them"),
         ("space  q", "pause; quit"),
@@ -62,6 +62,6 @@ def help_lines() -> list[str]:
         *columns,
         "",
         "— is what is not known, or not yet: a rate takes two samples. Memory is read",
-        "of as many members at a time as 3 % of a core allows, faults of all.",
+        "of as many members at a time as 2 % of a core allows, faults of all.",
         "PSI: of the last 10 s, the part in which some task, or all, waited for memory.",
     ]

@@ -11,8 +11,8 @@ from clonal.kernel import cgroup, memory
 @dataclass(frozen=True)
 class Strain:
     """Sizes in bytes. `some` and `full`: percent of the last 10 s in which some task, or all, waited for
-    memory (Documentation/accounting/psi.rst); None where the kernel does not say. `group` is the memory cgroup
-    with the least room, None if there is no limit."""
+    memory (Documentation/accounting/psi.rst); None where the kernel does not say. `group` is the memory
+    cgroup with the least room, None if there is no limit."""
 
     total: int
     available: int
