@@ -76,7 +76,7 @@ worker.ask("fork 0")
 (orphan,) = set(by_pid(top.sample())) - {root, worker.pid}
 worker.end()
 rows = by_pid(top.sample())
-assert set(rows) == {root, orphan} and rows[orphan].depth == 0
+assert set(rows) == {root, orphan} and rows[orphan].root == root
 """
     )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from clonal.cli.main import EXTRA, Parser, UserMistake, require
 from clonal.cli.map import pid_of
 from clonal.kernel.machine import supported
-from clonal.report.table import console, table
+from clonal.report.table import console
 from clonal.report.words import parse_time
 
 if TYPE_CHECKING:
@@ -96,10 +96,12 @@ def show(sample: Sample, pid: int | None) -> None:
     for line in packed(strain_words(sample.strain), out.width):
         out.print(line, markup=False)
     out.print()
-    room = max(12, out.width - FIGURES - 2 * len(COLUMNS))
-    rows = [[label(row, min(room, 40), tree=True), *cells(row)] for row in sample.rows]
-    headings = ["member", *(column.heading for column in COLUMNS)]
-    out.print(table(headings, [*rows, ["all", *totals(sample)]], emphasis="all"))
+    room = max(12, min(50, out.width - FIGURES))
+    rows = [("member", [column.heading for column in COLUMNS], "bold")]
+    rows += [(label(row, room, tree=True), cells(row), "") for row in sample.rows]
+    for name, figures, style in [*rows, ("all", totals(sample), "bold green")]:
+        texts = (text.rjust(column.width) for column, text in zip(COLUMNS, figures, strict=True))
+        out.print(name.ljust(room) + "".join(texts), style=style, markup=False, no_wrap=True)
     for problem in sorted({f"{row.pid}: {row.problem}" for row in sample.rows if row.problem}):
         out.print(f"Not known of process {problem}", markup=False)
     if sample.hidden and pid is None:

@@ -12,11 +12,11 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Input, Static
 
 from clonal.observe.top.columns import COLUMNS, matches, ordered, totals
-from clonal.observe.top.detail import Detail
+from clonal.observe.top.detail import Detail, courses
 from clonal.observe.top.members import Heading, MemberTable, label_width
 from clonal.observe.top.sampler import Sample, Sampler
 from clonal.observe.top.screens import Help
-from clonal.observe.top.words import packed, sparkline, strain_words, who
+from clonal.observe.top.words import packed, strain_words, who
 
 KEYS = "q quit  / filter  enter kinds  < > sort  r reverse  space pause  ? help"
 
@@ -55,7 +55,8 @@ class TopApp(App[None]):
     .members--copying { color: $text-error; }
     .members--waiting { color: $text-secondary; }
     #sparks { height: 2; color: $text-accent; }
-    #keys { height: 1; background: $panel; color: $text-muted; }
+    #keys, #back { height: 1; background: $panel; color: $text-muted; }
+    VerticalScroll { height: 1fr; }
     Input { display: none; height: 1; border: none; padding: 0; }
     Input:focus { border: none; }
     """
@@ -146,14 +147,8 @@ class TopApp(App[None]):
         if track is None:
             self._static("sparks", ["", ""])
             return
-        room = max(10, self.size.width - 18)
-        self._static(
-            "sparks",
-            [
-                f"{self.chosen!s:<8}private {sparkline(track.private_then, room, least=None)}",
-                f"{'':<8}faults  {sparkline(track.faults_then, room)}",
-            ],
-        )
+        private, faults = courses(track, self.size.width - 8)
+        self._static("sparks", [f"{self.chosen!s:<8}{private}", f"{'':<8}{faults}"])
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.show)

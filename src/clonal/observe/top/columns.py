@@ -75,8 +75,10 @@ def label(row: Row, width: int, tree: bool) -> str:
     branch = " " * min(row.depth - 1, 4) + "└" if tree and row.depth else ""
     name = row.member.name if row.member.role == "process" else row.member.role
     text = f"{branch}{row.pid} {name}"
-    if row.member.command and width - len(text) >= 12:
-        text += f" {row.member.command}"
+    first, _, rest = row.member.command.partition(" ")
+    command = rest if first.rpartition("/")[2] == name else row.member.command
+    if command and width - len(text) >= 12:
+        text += f" {command}"
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from rich.text import Text
 
-from clonal.observe.top.columns import COLUMNS, cells
+from clonal.observe.top.columns import COLUMNS, cells, rate, size
 from clonal.observe.top.drill import Drilled, drill, table
 from clonal.observe.top.sampler import Sample, Sampler, Track
 from clonal.observe.top.screens import Page
@@ -61,27 +61,28 @@ class Detail(Page):
 
     def show(self) -> None:
         if self.is_mounted and self._track is not None:
-            self.tell(Text("\n".join(self._lines(self._track)), no_wrap=True))
+            lines = Text("\n").join(Text(line, style) for line, style in self._lines(self._track))
+            lines.no_wrap = True
+            self.tell(lines)
 
-    def _lines(self, track: Track) -> Sequence[str]:
+    def _lines(self, track: Track) -> Iterator[tuple[str, str]]:
+        """What is shown, and in which style."""
         width = self.size.width
         member = track.seen.member
         state = "" if self.there else " · has ended"
         role = "" if member.role == "process" else f", a {member.role}"
-        room = max(10, width - 10)
-        row = track.row_now()
-        return [
-            f"process {member.pid} ({member.name}){role}, child of {member.ppid}{state}",
-            member.command[:width],
-            "",
-            "".join(column.heading.rjust(column.width + 1) for column in COLUMNS),
-            "".join(text.rjust(column.width + 1) for column, text in zip(COLUMNS, cells(row), strict=True)),
-            "",
-            f"private {sparkline(track.private_then, room, least=None)}",
-            f"faults  {sparkline(track.faults_then, room)}",
-            "",
-            *self._kinds(),
-        ]
+        figures = zip(COLUMNS, cells(track.row_now()), strict=True)
+        yield f"process {member.pid} ({member.name}){role}, child of {member.ppid}{state}", "bold"
+        yield member.command[:width], "dim"
+        yield "", ""
+        yield "".join(column.heading.rjust(column.width + 1) for column in COLUMNS), "bold"
+        yield "".join(text.rjust(column.width + 1) for column, text in figures), ""
+        yield "", ""
+        for line in courses(track, width):
+            yield line, "yellow"
+        yield "", ""
+        for at, line in enumerate(self._kinds()):
+            yield line, "" if at or self.found is None else "bold"
 
     def _kinds(self) -> list[str]:
         if self.found is None:
@@ -95,3 +96,15 @@ class Detail(Page):
         if self.found.parent is not None:
             lines[-1] += f"; copied since the fork from {self.found.parent}"
         return lines
+
+
+def courses(track: Track, width: int) -> tuple[str, str]:
+    """Private memory and faults as they went, with what they are now."""
+    room = max(10, width - 16)
+    private = sparkline(track.private_then, room, least=None)
+    faults = sparkline(track.faults_then, room)
+    now = (
+        size(track.memory.private if track.memory else None),
+        rate(sum(track.faults) if track.faults else None),
+    )
+    return f"private {now[0]:>6}  {private}", f"faults  {now[1]:>6}  {faults}"

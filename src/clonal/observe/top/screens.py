@@ -17,10 +17,6 @@ from clonal.observe.top.columns import COLUMNS
 class Page(Screen[None]):
     """A text to read."""
 
-    CSS = """
-    Page VerticalScroll { height: 1fr; }
-    Page #back { height: 1; background: $panel; color: $text-muted; }
-    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,left,enter,question_mark,h", "app.pop_screen", "back"),
         Binding("space,p", "app.pause", "pause"),

@@ -49,8 +49,8 @@ class Watch:
     def look(self) -> list[Seen]:
         """Those that are there now, parents before children; neither zombies nor this process itself."""
         stats = self._read()
-        chosen = self._forked(stats) if self.pid is None else self._below(stats, self.pid)
-        ordered = list(_tree({pid: stats[pid] for pid in chosen}))
+        families = self._forked(stats) if self.pid is None else [self._below(stats, self.pid)]
+        ordered = list(_tree(stats, families))
         found = self._members([stat for stat, _, _ in ordered])
         return [Seen(each, *rest) for each, rest in zip(found, ordered, strict=True)]
 
@@ -87,7 +87,7 @@ class Watch:
         self._inside.update((pid, stats[pid].starttime) for pid in inside)
         return inside
 
-    def _forked(self, stats: Stats) -> Iterable[int]:
+    def _forked(self, stats: Stats) -> Iterable[Iterable[int]]:
         """Those that share code and stack with another."""
         groups: dict[tuple[int, int], list[int]] = {}
         for pid, stat in stats.items():
@@ -95,9 +95,9 @@ class Watch:
                 groups.setdefault((stat.start_code, stat.start_stack), []).append(pid)
             else:
                 self._outside.add(pid)
-                if stat.vsize:  # not a kernel thread
+                if stat.start_code:  # has memory, which may not be looked into
                     self._hidden.add(pid)
-        return [pid for group in groups.values() if len(group) > 1 for pid in group]
+        return [group for group in groups.values() if len(group) > 1]
 
     def _members(self, stats: list[procfs.Stat]) -> list[Member]:
         keys = [(stat.pid, stat.starttime, stat.comm) for stat in stats]
@@ -106,13 +106,18 @@ class Watch:
         return list(self._known.values())
 
 
-def _tree(stats: Stats) -> Iterator[tuple[procfs.Stat, int, int]]:
-    """Each with the first of its family and how far below it is."""
-    children: dict[int, list[int]] = {}
-    for pid, stat in sorted(stats.items()):
-        children.setdefault(stat.ppid if stat.ppid in stats else 0, []).append(pid)
-    todo = [(pid, pid, 0) for pid in reversed(children.get(0, []))]
-    while todo:
-        pid, root, depth = todo.pop()
-        yield stats[pid], root, depth
-        todo += [(child, root, depth + 1) for child in reversed(children.get(pid, []))]
+def _tree(stats: Stats, families: Iterable[Iterable[int]]) -> Iterator[tuple[procfs.Stat, int, int]]:
+    """Each with the first of its family and how far below it is. What has lost its parent hangs on the
+    first."""
+    for family in families:
+        born = sorted(family, key=lambda pid: (stats[pid].starttime, pid))
+        inside = set(born)
+        children: dict[int, list[int]] = {}
+        for pid in born[1:]:
+            parent = stats[pid].ppid
+            children.setdefault(parent if parent in inside else born[0], []).append(pid)
+        todo = [(pid, 0) for pid in born[:1]]
+        while todo:
+            pid, depth = todo.pop()
+            yield stats[pid], born[0], depth
+            todo += [(child, depth + 1) for child in reversed(children.get(pid, []))]
