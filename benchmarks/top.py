@@ -117,7 +117,8 @@ def main() -> None:
     reader.join()
     print(
         f"{arguments.clones} clones of {size(room)}, {arguments.busy} of them writing: "
-        f"{share(used / passed)} of one core in {passed:.0f} s, {drawn[0] / passed / 1e3:.1f} kB drawn a second"
+        f"{share(used / passed)} of one core in {passed:.0f} s; "
+        f"{drawn[0] / passed / 1e3:.1f} kB drawn a second"
     )
     print(sentence(machine()))
     if (why := busy()) is not None:

@@ -59,7 +59,7 @@ def test_json_is_a_sample_a_line(tmp_path: Path) -> None:
         assert sample["members"][0]["pid"] == facts["pid"]
         assert {each["role"] for each in sample["members"]} == {"process"}
         assert all(each["rss"] == each["shared"] + each["private"] for each in sample["members"])
-        assert all(each["growth"] == 0 == each["copies"] for each in sample["members"])
+        assert all(each["copies"] == 0 == each["major"] for each in sample["members"])
         assert sample["strain"]["commit_left"] and sample["ended"] == []
     assert samples[1]["time"] > samples[0]["time"]
 

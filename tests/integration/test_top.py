@@ -32,18 +32,20 @@ growing.ask("grow 500")
 file.ask("scribble 201")
 rows = by_pid(top.sample())
 near(rows[copying.pid].copies, 300)
-near(rows[copying.pid].growth / PAGE, 300)
+about(rows[copying.pid].growth, 300)
 near(rows[copying.pid].minor, 300)
-assert rows[copying.pid].rss - first[copying.pid].rss < NOISE * PAGE
-near(rows[growing.pid].growth / PAGE, 500)
+about(rows[copying.pid].rss - first[copying.pid].rss, 0)
+about(rows[growing.pid].growth, 500)
 near(rows[growing.pid].copies, 0)
 near(rows[growing.pid].minor, 500)
-near(rows[file.pid].copies, 200)
-assert rows[idle.pid].copies == rows[idle.pid].growth == rows[idle.pid].minor == rows[idle.pid].major == 0
+about(rows[file.pid].copies * PAGE, 200)  # less the pages of libraries that came in meanwhile
+assert rows[idle.pid].copies == rows[idle.pid].minor == rows[idle.pid].major == 0
+about(rows[idle.pid].growth, 0)
 for row in rows.values():
     assert row.rss == row.shared + row.private and 0 <= row.oom_score <= 2000 and row.age == 0
 again = by_pid(top.sample())
-assert again[copying.pid].copies == again[growing.pid].growth == again[growing.pid].minor == 0
+assert again[copying.pid].copies == again[growing.pid].copies == again[growing.pid].minor == 0
+about(again[growing.pid].growth, 0)
 """,
         user,
     )

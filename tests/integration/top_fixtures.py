@@ -96,4 +96,8 @@ def by_pid(sample):
 
 def near(value, pages):
     assert pages <= value <= pages + NOISE, (value, pages)
+
+def about(size, pages):
+    # pages of libraries come in sixteen at a time, and are shared or not as strangers map them
+    assert abs(size / PAGE - pages) <= 5 * NOISE, (size / PAGE, pages)
 """

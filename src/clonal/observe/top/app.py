@@ -70,6 +70,7 @@ class TopApp(App[None]):
         self.descending = True
         self.words = ""
         self._busy = False
+        self._texts: dict[str, str] = {}
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
@@ -125,9 +126,12 @@ class TopApp(App[None]):
         self._sparks()
 
     def _static(self, name: str, lines: Iterable[str]) -> None:
-        """New text; laid out anew only where it has more or fewer lines."""
-        widget = self.screen_stack[0].query_one(f"#{name}", Static)
+        """New text; drawn only if it is, and laid out only where it has more or fewer lines."""
         text = "\n".join(lines)
+        if self._texts.get(name) == text:
+            return
+        self._texts[name] = text
+        widget = self.screen_stack[0].query_one(f"#{name}", Static)
         widget.update(Text(text, no_wrap=True, end=""), layout=text.count("\n") + 1 != widget.size.height)
 
     def _title(self, last: Sample) -> str:

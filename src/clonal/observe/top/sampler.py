@@ -18,7 +18,7 @@ from clonal.observe.family import Member, denied
 from clonal.observe.top.strain import Strain, strain
 from clonal.observe.top.watch import Seen, Watch
 
-BUDGET = 0.02  # of one core, for smaps_rollup
+BUDGET = 0.015  # of one core, for smaps_rollup
 LIVELIER = 8  # times as urgent is one that has faulted since it was read
 SAMPLES = 240  # kept of each member, for sparklines
 

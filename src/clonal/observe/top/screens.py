@@ -58,6 +58,6 @@ def help_lines() -> list[str]:
         *columns,
         "",
         "— is what is not known, or not yet: a rate takes two samples. Memory is read",
-        "of as many members at a time as 2 % of a core allows, faults of all.",
+        "of as many members at a time as 1.5 % of a core allows, faults of all.",
         "PSI: of the last 10 s, the part in which some task, or all, waited for memory.",
     ]
