@@ -135,6 +135,29 @@ assert rows[open_.pid].private > 0 and not rows[open_.pid].problem
     )
 
 
+def test_a_member_is_compared_with_its_parent_page_by_page(user: str | None) -> None:
+    observe(
+        """
+from clonal.observe.pages import frames_shown
+from clonal.observe.top.drill import drill, table
+root, (worker,) = family(1)
+worker.ask("write 201")
+parent, member = sampler(root).sample().rows
+found = drill(member.member, parent.member)
+headings, rows = table(found)
+assert found.parent == root and found.pause >= 5
+buffers = found.sharing.kinds["large buffers"]
+near(buffers.copied / PAGE, 201)
+assert buffers.shared / PAGE >= PAGES - 201
+assert rows[-1][0] == "all" and {len(row) for row in rows} == {len(headings)}
+assert ("parent" in headings) == (found.method == "pfn") == frames_shown()
+alone = drill(member.member, None)
+assert alone.parent is None and alone.sharing.total.copied is None and "shared" in table(alone)[0]
+""",
+        user,
+    )
+
+
 @pytest.mark.parametrize(
     ("pid", "reason"),
     [(0, "no such process"), (2, "kernel thread|no such process"), (999_999_999, "no such")],

@@ -51,6 +51,7 @@ class Watch:
         stats = self._read()
         families = self._forked(stats) if self.pid is None else [self._below(stats, self.pid)]
         ordered = list(_tree(stats, families))
+        self._looks += 1
         found = self._members([stat for stat, _, _ in ordered])
         return [Seen(each, *rest) for each, rest in zip(found, ordered, strict=True)]
 
@@ -58,7 +59,6 @@ class Watch:
         if self._looks % RENEW == 0:
             self._outside.clear()
             self._hidden.clear()
-        self._looks += 1
         numbers = {int(name) for name in os.listdir("/proc") if name.isdigit()}
         self._outside &= numbers
         self._hidden &= numbers
@@ -74,7 +74,7 @@ class Watch:
 
     def _below(self, stats: Stats, root: int) -> Iterable[int]:
         """What was inside and still lives, and what descends from it."""
-        if not self._inside and root in stats:
+        if not self._looks and root in stats:
             self._inside[root] = stats[root].starttime
         inside = {pid for pid, born in self._inside.items() if pid in stats and stats[pid].starttime == born}
         for pid in stats:
@@ -84,7 +84,7 @@ class Watch:
                 chain.append(at)
                 at = stats[at].ppid
             (inside if at in inside else self._outside).update(chain)
-        self._inside.update((pid, stats[pid].starttime) for pid in inside)
+        self._inside = {pid: stats[pid].starttime for pid in inside}
         return inside
 
     def _forked(self, stats: Stats) -> Iterable[Iterable[int]]:
