@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         require("textual", EXTRA)
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise UserMistake("the live view needs a terminal: use --once or --json elsewhere")
-    sampler = _sampler(pid)
+    sampler = _sampler(pid, whole=arguments.once)
     if live:
         from clonal.observe.top.app import TopApp
 
@@ -59,12 +59,13 @@ def main(argv: Sequence[str]) -> int:
     return _print(sampler, interval, arguments.once, arguments.json)
 
 
-def _sampler(pid: int | None) -> Sampler:
+def _sampler(pid: int | None, whole: bool) -> Sampler:
+    """`whole`: every member's memory is read in each sample, whatever it takes."""
     from clonal.observe.family import Unreadable
-    from clonal.observe.top.sampler import Sampler
+    from clonal.observe.top.sampler import BUDGET, Sampler
 
     try:
-        return Sampler(pid)
+        return Sampler(pid, float("inf") if whole else BUDGET)
     except Unreadable as error:
         raise UserMistake(str(error)) from None
 

@@ -180,7 +180,7 @@ class Track:
         """The figures as they are. Without a fault nothing has grown or was copied."""
         memory, faults = self.memory, self.faults or (None, None)
         growth, copies = self.growth, self.copies
-        if memory is not None and growth is not None and self.at > memory.at and not self.faulted():
+        if memory is not None and self.at > memory.at and not self.faulted():
             growth = copies = 0.0
         return Row(
             member=self.seen.member,
