@@ -14,11 +14,18 @@
 
 #include <internal/pycore_frame.h>
 
+/* Reads the count and the type of an object. False if it is gone: a free block of a pool begins with a
+ * pointer to the next, and still has the type. No count is above 32 bits, nor is an immortal one. */
+static bool alive(uint64_t object, uint64_t words[2])
+{
+    return trap_peek(object, words, 2 * sizeof *words) && words[0] && words[0] <= UINT32_MAX;
+}
+
 /* (function, file, line) of a frame, or None if the code object is gone. */
 static PyObject *described(struct frame frame)
 {
     uint64_t words[2];
-    if (!trap_peek(frame.code, words, sizeof words) || words[1] != (uint64_t)&PyCode_Type || !words[0])
+    if (!alive(frame.code, words) || words[1] != (uint64_t)&PyCode_Type)
         Py_RETURN_NONE;
     PyCodeObject *code = (PyCodeObject *)frame.code;
     if (frame.instruction >= (uint64_t)Py_SIZE(code)) /* another code object lies there by now */
@@ -59,7 +66,8 @@ static PyObject *new_types(struct ring *ring)
     PyObject *found = PyList_New(0);
     for (; found && ring->drained_types < ring->types; ring->drained_types++) {
         PyTypeObject *type = (PyTypeObject *)ring->type[ring->drained_types].type;
-        PyObject *name = PyUnicode_FromString(type->tp_name);
+        uint64_t words[2];
+        PyObject *name = PyUnicode_FromString(alive((uint64_t)type, words) ? type->tp_name : "");
         if (!name || PyList_Append(found, name) < 0)
             Py_CLEAR(found);
         Py_XDECREF(name);
