@@ -72,6 +72,8 @@ class Process:
     failed: str | None = None
     lost: int = 0  # faults that found no room
     fresh: int = 0  # first touches, which copy nothing
+    executes: list[str] = field(default_factory=list)  # the program it ran in its place, and its arguments
+    spawned: bool = False  # by subprocess, which executes where nothing can be written out any more
 
 
 @dataclass
@@ -147,6 +149,7 @@ def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None
     elif chunk.kind is Kind.END and chunk.pid in found.processes:
         found.processes[chunk.pid].ended = data["time"]
         found.processes[chunk.pid].lost += data["dropped"]
+        found.processes[chunk.pid].executes = data.get("executes") or found.processes[chunk.pid].executes
     elif chunk.kind is Kind.FAULTS and chunk.pid in contexts:
         found.processes[chunk.pid].lost += data["lost"]
         found.processes[chunk.pid].fresh += data["fresh"]
@@ -157,11 +160,11 @@ def _process(pid: int, data: dict[str, Any], before: Process | None) -> Process:
     """One that begins. `before`: the same process until it ran another program, whose counts go on."""
     made = Process(
         pid, data["parent"], data["generation"], data["argv"], data.get("shared", 0), data.get("own", 0),
-        data["time"], failed=data.get("failed"),
+        data["time"], failed=data.get("failed"), spawned=data.get("spawned", False),
     )  # fmt: skip
     if before is not None:
         made.generation = max(made.generation, before.generation)
-        made.lost, made.fresh = before.lost, before.fresh
+        made.lost, made.fresh, made.executes = before.lost, before.fresh, before.executes
     return made
 
 

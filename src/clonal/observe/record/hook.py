@@ -20,9 +20,10 @@ ENVIRONMENT = "CLONAL_RECORD"  # the recording's path
 LIMIT = "CLONAL_RECORD_LIMIT"  # its bytes at most
 BACKEND = "CLONAL_RECORD_BACKEND"  # sigtrap or snapshot
 DRAIN_SIGNAL = signal.SIGRTMAX - 3  # never sent: the handler of SIGTRAP trips it (PyErr_SetInterruptEx)
+SPAWNS = "_execute_child"  # of subprocess: it forks where preexec_fn or a user is given, else it vforks
 SHARE = 0.05  # of its time that a process may spend on looking at its pages again, after each fork
 
-_really_exit = os._exit
+_really_exit, _really_execv, _really_execve = os._exit, os.execv, os.execve
 
 
 class Recorder:
@@ -33,6 +34,7 @@ class Recorder:
         self.traps = os.environ.get(BACKEND, "sigtrap") == "sigtrap"
         self.generation = 0  # forks between the first process and this one
         self.recording = False
+        self.spawned = False  # only to execute a program
         self._symbols: dict[int, Any] = {}
         self._maps = ""
         self._look, self._looked_at = 0.0, 0.0
@@ -41,11 +43,14 @@ class Recorder:
         os.register_at_fork(after_in_child=self.child, after_in_parent=self.parent)
         atexit.register(self.finish)
         os._exit = self.exit  # type: ignore[assignment]
+        os.execv, os.execve = self.execv, self.execve  # type: ignore[assignment]
 
     def child(self) -> None:
         """In a new process."""
         self.generation += 1
         self.recording = False
+        caller = sys._getframe().f_back
+        self.spawned = caller is not None and caller.f_code.co_name == SPAWNS
         self._symbols, self._maps, self._look = {}, "", 0.0
         self.start()
 
@@ -78,7 +83,7 @@ class Recorder:
     def note(self, facts: dict[str, Any]) -> None:
         """A chunk that introduces this process."""
         facts |= {"parent": os.getppid(), "generation": self.generation, "argv": sys.argv[:8]}
-        facts |= {"time": time.monotonic_ns(), "python": sys.version.split()[0]}
+        facts |= {"spawned": self.spawned, "time": time.monotonic_ns(), "python": sys.version.split()[0]}
         self._write(Kind.PROCESS, facts)
 
     def drain(self, *_signal: object) -> None:
@@ -134,6 +139,24 @@ class Recorder:
         """os._exit, which runs no exit functions."""
         self.finish()
         _really_exit(status)
+
+    def execv(self, path: Any, argv: Any) -> None:
+        """os.execv, on which all others but execve build (os.py)."""
+        self._executes(path, argv)
+        _really_execv(path, argv)
+
+    def execve(self, path: Any, argv: Any, env: Any) -> None:
+        """os.execve."""
+        self._executes(path, argv)
+        _really_execve(path, argv, env)
+
+    def _executes(self, path: Any, argv: Any) -> None:
+        """The end of this program, unless the call fails: then the recording goes on."""
+        if self.recording:
+            self.drain()
+            words = [word if isinstance(word, str) else repr(word) for word in (path, *argv)]
+            facts = {"time": time.monotonic_ns(), "dropped": self.writer.dropped, "executes": words[:16]}
+            self._write(Kind.END, facts)
 
     def _write(self, kind: Kind, facts: dict[str, Any], records: bytes = b"") -> None:
         try:
