@@ -29,7 +29,7 @@ def test_it_tells_its_version() -> None:
     assert (result.returncode, result.stdout) == (0, f"clonal {clonal.__version__}\n")
 
 
-@pytest.mark.parametrize("verb", ["run", "bench", "explain", "report", "map"])
+@pytest.mark.parametrize("verb", ["run", "bench", "explain", "report", "map", "doctor"])
 def test_every_verb_has_help(verb: str) -> None:
     result = run(verb, "--help")
     assert result.returncode == 0

@@ -28,6 +28,7 @@ VERBS = {
     "plan": "how many clones fit; latency, memory, storms, OOM",
     "record": "every copy-on-write fault of a command, by the line that caused it",
     "report": "what a recording tells: the pages copied, by line and cause; flame graph, source, diff",
+    "doctor": "what to change so that more stays shared: evidence, remedy, predicted gain",
     "bench": "every way of starting a Python process, timed side by side",
 }
 EXTRA = "cli"
@@ -57,7 +58,6 @@ def parser() -> Parser:
     )
     made.add_argument("--version", action="version", version=f"clonal {clonal.__version__}")
     made.add_argument("verb", nargs="?", help=argparse.SUPPRESS)
-    made.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return made
 
 
@@ -118,7 +118,7 @@ def _let_go_of_output() -> None:
 
 
 def _dispatch(argv: list[str]) -> int:
-    arguments = parser().parse_args(argv)
+    arguments, rest = parser().parse_args(argv[:1]), argv[1:]  # argparse would swallow a -- after the verb
     if arguments.verb is None:
         parser().print_help()
         return 0
@@ -128,7 +128,7 @@ def _dispatch(argv: list[str]) -> int:
         _prepare_output()
     require("rich", EXTRA)
     try:
-        status: int = importlib.import_module(f"clonal.cli.{arguments.verb}").main(arguments.rest)
+        status: int = importlib.import_module(f"clonal.cli.{arguments.verb}").main(rest)
     finally:  # also where --help has ended it
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -1,0 +1,31 @@
+"""All findings, of a recording or of a running family, those first that save most."""
+
+from __future__ import annotations
+
+from clonal.observe.analyse import Recording
+from clonal.observe.doctor import causes, inherited, limits, objects
+from clonal.observe.doctor.copies import sort_out
+from clonal.observe.doctor.execs import execs
+from clonal.observe.doctor.finding import Finding, ranked
+from clonal.observe.doctor.imports import imports
+from clonal.observe.doctor.patient import Patient
+
+OF_RECORDINGS = (
+    causes.reference_counts, causes.gc_headers, causes.allocator, causes.objects, causes.shared_tables,
+    imports, execs,
+)  # fmt: skip
+OF_FAMILIES = (
+    objects.objects_copied, objects.page_tables, objects.swap, objects.mappings, inherited.threads,
+    inherited.descriptors, limits.overcommit, limits.limits,
+)  # fmt: skip
+
+
+def of_recording(recording: Recording) -> list[Finding]:
+    """By what was copied and why."""
+    copies = sort_out(recording)
+    return ranked(finding for find in OF_RECORDINGS for finding in find(copies))
+
+
+def of_family(patient: Patient) -> list[Finding]:
+    """By what can be seen from outside."""
+    return ranked(finding for find in OF_FAMILIES for finding in find(patient))

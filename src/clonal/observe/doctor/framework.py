@@ -1,0 +1,68 @@
+"""Which framework forks, and where in it what belongs before the fork is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+from clonal.observe.doctor.finding import Remedy
+
+
+class Framework(StrEnum):
+    GUNICORN = "gunicorn"
+    CELERY = "celery"
+    LOADER = "DataLoader"
+    MULTIPROCESSING = "multiprocessing"
+    PLAIN = "os.fork"
+
+
+_FILES = {
+    "/gunicorn/": Framework.GUNICORN,
+    "/celery/": Framework.CELERY,
+    "/billiard/": Framework.CELERY,
+    "/torch/utils/data/": Framework.LOADER,
+    "/multiprocessing/": Framework.MULTIPROCESSING,
+    "/_multiprocessing.": Framework.MULTIPROCESSING,  # the module's library, among the mappings
+}
+_PLACES = {
+    Framework.LOADER: "before the loop over the DataLoader begins",
+    Framework.MULTIPROCESSING: "before the first Process or Pool is made",
+    Framework.PLAIN: "before the first os.fork()",
+}
+CONFIGURATION = "in gunicorn.conf.py"
+
+
+def recognise(words: Iterable[str], files: Iterable[str]) -> Framework:
+    """By the command line, and by the files of modules and libraries that are loaded."""
+    names = {os.path.basename(word) for word in words}
+    for each in (Framework.GUNICORN, Framework.CELERY):
+        if each.value in names:
+            return each
+    loaded = set(files)
+    for part, framework in _FILES.items():
+        if any(part in file for file in loaded):
+            return framework
+    return Framework.PLAIN
+
+
+def before_fork(framework: Framework, module: str, call: str) -> Remedy:
+    """A call that is to be the last before the first fork."""
+    if framework is Framework.GUNICORN:
+        # gunicorn/arbiter.py: Arbiter.start calls when_ready after the app was loaded, before any worker
+        return Remedy(
+            CONFIGURATION, (f"import {module}; preload_app = True", f"def when_ready(server): {call}")
+        )
+    if framework is Framework.CELERY:
+        # celery/apps/worker.py: worker_init is sent before the pool is started
+        lines = (f"import {module}; from celery.signals import worker_init",
+                 f"worker_init.connect(lambda **_: {call}, weak=False)")  # fmt: skip
+        return Remedy("in the module that makes the Celery app", lines)
+    return Remedy(_PLACES[framework], (f"import {module}", call))
+
+
+def at_start(framework: Framework, lines: Sequence[str]) -> Remedy:
+    """Lines that are to run in the parent."""
+    if framework is Framework.GUNICORN:
+        return Remedy("at the top of the application's module, with preload_app", tuple(lines))
+    return Remedy("at the top of the program", tuple(lines))

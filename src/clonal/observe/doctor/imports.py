@@ -1,0 +1,91 @@
+"""Modules that forked processes import, each for itself."""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from clonal.kernel.procfs import PAGE
+from clonal.observe.analyse import Frame, Stack
+from clonal.observe.doctor.copies import IMPORT, Copies
+from clonal.observe.doctor.finding import Fact, Finding, Remedy
+from clonal.observe.doctor.framework import CONFIGURATION, Framework, at_start
+from clonal.observe.report.names import FROZEN, INSTALLED, STANDARD, Names
+from clonal.report.words import size
+
+WHOLE = re.compile(r"(import [\w., ]+|from [\w.]+ import [\w, ]+)$")
+BEGUN = re.compile(r"from (?P<module>\w[\w.]*) import ")
+LINES = 4
+LOADS_THE_APP = ("import_app", "load_wsgiapp")  # gunicorn/util.py, gunicorn/app/wsgiapp.py
+
+
+def imports(copies: Copies) -> Iterator[Finding]:
+    """Loaded before the fork they are shared."""
+    loading = [copy for copy in copies.imports if any(f.function in LOADS_THE_APP for f in copy.stack)]
+    preload = copies.framework is Framework.GUNICORN and bool(loading)
+    found = loading if preload else copies.imports
+    saved = len(found) * PAGE
+    if not found or not copies.enough(saved):
+        return
+    by_stack = Counter(copy.stack for copy in found)
+    places: Counter[str] = Counter()
+    for stack, pages in by_stack.items():
+        places[copies.names.label(statement(stack))] += pages
+    pids = {copy.pid for copy in found}
+    evidence = (
+        copies.amount(found, f"below import statements, in {len(pids)} of {copies.forked} forked processes"),
+        Fact(f"most below {', '.join(place for place, _ in places.most_common(3))}", copies.source),
+    )
+    if preload:
+        remedy = Remedy(CONFIGURATION, ("preload_app = True",))
+    else:
+        lines = [line for line, _ in _lines(by_stack, copies.names).most_common(LINES)]
+        remedy = at_start(copies.framework, lines)
+    if not remedy.lines:  # none of the statements can be read here
+        return
+    fresh = sum(each.fresh for each in copies.recording.processes.values() if each.pid in pids) * PAGE
+    besides = f"of the {size(fresh)} that these processes touched first, what the modules took comes on top"
+    yield Finding("imports", evidence, remedy, saved, besides)
+
+
+def _lines(by_stack: Counter[Stack], names: Names) -> Counter[str]:
+    """Import statements by pages: the program's own, or if there are none, those of libraries."""
+    all_, own = Counter[str](), Counter[str]()
+    for stack, pages in by_stack.items():
+        if line := line_of(stack, names):
+            all_[line] += pages
+            own[line] += 0 if is_installed(statement(stack).file) else pages
+    return +own or all_
+
+
+def line_of(stack: Stack, names: Names) -> str:
+    """The import statement of the program that led here; "" if it is not known."""
+    frame = statement(stack)
+    text = linecache.getline(frame.file, frame.line).partition("#")[0].strip().rstrip(";")
+    if WHOLE.match(text):
+        return text
+    if begun := BEGUN.match(text):
+        return f"import {begun['module']}"
+    module = _first_module(stack)
+    return f"import {names.module(module)}" if module else ""
+
+
+def is_installed(file: str) -> bool:
+    """Whether it belongs to Python or to a library."""
+    return bool(INSTALLED.match(file) or STANDARD.match(file) or FROZEN.match(file))
+
+
+def statement(stack: Stack) -> Frame:
+    """The innermost line outside all imports."""
+    outermost = max(index for index, frame in enumerate(stack) if frame.file.startswith(IMPORT))
+    outside = [frame for frame in stack[outermost + 1 :] if "/importlib/" not in frame.file]
+    return outside[0] if outside else stack[outermost]
+
+
+def _first_module(stack: Stack) -> str:
+    """The file of the outermost module that was being loaded."""
+    outermost = max(index for index, frame in enumerate(stack) if frame.file.startswith(IMPORT))
+    inner = [f for f in stack[:outermost] if f.function == "<module>" and not f.file.startswith(IMPORT)]
+    return inner[-1].file if inner else ""

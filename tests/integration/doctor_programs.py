@@ -1,0 +1,146 @@
+"""Programs with one fault each. A line `# HERE` is where the remedy's lines go, `# FORK` begins what they
+replace; without a fault the child does next to nothing."""
+
+from __future__ import annotations
+
+PRELUDE = """
+import os, sys
+def run(work, processes=1):
+    pids = []
+    for _ in range(processes):
+        pid = os.fork()
+        if pid == 0:
+            work()
+            os._exit(0)
+        pids.append(pid)
+    for pid in pids:
+        if os.waitpid(pid, 0)[1]:
+            sys.exit("a child has failed")
+"""
+
+REFERENCE_COUNTS = (
+    PRELUDE
+    + """
+pairs = [(number, number) for number in range(100_000)]
+def work():
+    for pair in pairs:
+        pass
+# HERE
+run(work)
+"""
+)
+
+MULTIPROCESSING = """
+import multiprocessing
+pairs = [(number, number) for number in range(100_000)]
+def work():
+    for pair in pairs:
+        pass
+# HERE
+workers = [multiprocessing.get_context("fork").Process(target=work) for _ in range(2)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+"""
+
+GC = (
+    PRELUDE
+    + """
+import gc
+class Node:
+    def __init__(self, number):
+        self.number = number
+nodes = [Node(number) for number in range(40_000)]
+# HERE
+run(gc.collect)
+"""
+)
+
+ALLOCATOR = (
+    PRELUDE
+    + """
+blocks = [bytes(467) for number in range(24_000)]
+blocks = [block for number, block in enumerate(blocks) if number % 8]
+def work():
+    kept = [None] * 3_000
+    for number in range(3_000):
+        kept[number] = bytes(467)
+# HERE
+run(work)
+"""
+)
+
+IMPORTS = (
+    PRELUDE
+    + """
+# HERE
+# The wear of a program that has run for some time: free blocks in all pools.
+wear = [bytes(size) for size in range(0, 480, 16) for _ in range(4_000)]
+wear = wear[::2]
+def work():
+    import asyncio
+    import unittest.mock
+    import xml.dom.minidom
+    import email.mime.text
+run(work)
+"""
+)
+
+EXEC = (
+    PRELUDE
+    + """
+memory = bytearray(80 << 20)
+memory[::4096] = b"1" * (len(memory) // 4096)
+# FORK
+pid = os.fork()
+if pid == 0:
+    os.execv("/bin/true", ["true"])
+# END
+os.waitpid(pid, 0)
+"""
+)
+
+PREEXEC = (
+    PRELUDE
+    + """
+import subprocess
+memory = bytearray(80 << 20)
+memory[::4096] = b"1" * (len(memory) // 4096)
+for _ in range(3):
+    subprocess.run(["true"], preexec_fn=os.setsid)
+"""
+)
+
+TABLES = (
+    PRELUDE
+    + """
+import numpy
+shape, dtype = 1000 * 4096, numpy.uint8
+table = numpy.zeros(shape, dtype)
+# HERE
+table[:] = 1
+def work():
+    table[::4096] += 1
+run(work, 2)
+"""
+)
+
+HEALTHY = (
+    PRELUDE
+    + """
+pairs = [(number, number) for number in range(100_000)]
+def work():
+    return sum(range(1000))
+run(work, 3)
+"""
+)
+
+
+def treated(program: str, lines: list[str]) -> str:
+    """The program with a remedy's lines, as they stand."""
+    text = "\n".join(lines)
+    if "# FORK" in program:
+        head, _, rest = program.partition("# FORK")
+        return f"{head}pid = {text}\n{rest.partition('# END')[2]}"
+    return program.replace("# HERE", text)
