@@ -54,7 +54,7 @@ def before_fork(framework: Framework, module: str, call: str) -> Remedy:
             CONFIGURATION, (f"import {module}; preload_app = True", f"def when_ready(server): {call}")
         )
     if framework is Framework.CELERY:
-        # celery/apps/worker.py: worker_init is sent before the pool is started
+        # celery/worker/worker.py: WorkController.setup_instance sends worker_init before it makes the pool
         lines = (f"import {module}; from celery.signals import worker_init",
                  f"worker_init.connect(lambda **_: {call}, weak=False)")  # fmt: skip
         return Remedy("in the module that makes the Celery app", lines)
