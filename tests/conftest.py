@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 
@@ -11,11 +12,21 @@ import pytest
 from tests import leaks
 from tests.groups import small  # noqa: F401  (a fixture)
 
+OLDEST = "CLONAL_TEST_OLDEST"  # set for the run on an interpreter beside which there is a newer one
+
 
 def pytest_configure(config: pytest.Config) -> None:
     leaks.mark_descendants()
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what runs in its background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get(OLDEST):
+        here = pytest.mark.skip(reason="the same on every interpreter: it runs on the newest")
+        for item in items:
+            if item.get_closest_marker("newest"):
+                item.add_marker(here)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -21,7 +21,7 @@ from clonal.scenario import KernelRunner, ModelRunner, Scenario, compare
 from tests.conformance.combinations import HUGE, combinations, rare
 from tests.conformance.scenarios import Author
 
-pytestmark = pytest.mark.allow_leaks  # the runner lives as long as the module
+pytestmark = [pytest.mark.newest, pytest.mark.allow_leaks]  # the runner lives as long as the module
 
 COMBINATIONS = dict(combinations())
 

@@ -72,6 +72,7 @@ def generated(kernel: KernelRunner, examples: int) -> Tally:
     return tally
 
 
+@pytest.mark.newest
 def test_scenarios_at_random(kernel: KernelRunner) -> None:
     tally = generated(kernel, 500)
     for scenario in rare(range(4, 4 + LEAST)):

@@ -44,7 +44,7 @@ def ask(address: str, phrase: str) -> str:
         return connection.getresponse().read().decode()
 
 
-@pytest.mark.parametrize("service", ["service.py", "fork_service.py"])
+@pytest.mark.parametrize("service", ["service.py", pytest.param("fork_service.py", marks=pytest.mark.newest)])
 def test_a_service_answers_as_the_unfrozen_process(service: str) -> None:
     pairs = unfrozen()
     process = subprocess.Popen([sys.executable, service], cwd=EXAMPLE, stdout=subprocess.PIPE, text=True)

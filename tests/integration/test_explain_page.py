@@ -11,6 +11,8 @@ from clonal.explain import TOPICS, tell
 from clonal.explain.page import page
 from tests.browser import Browser, browser, chromium
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, Path]]:

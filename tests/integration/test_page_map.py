@@ -15,6 +15,8 @@ from clonal.observe.sharing import snapshot
 from tests.browser import Browser, browser, chromium
 from tests.integration.sharing_fixtures import running
 
+pytestmark = pytest.mark.newest
+
 PAGE = 4096
 FAMILY = """
 import ctypes

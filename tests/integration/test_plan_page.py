@@ -15,6 +15,8 @@ import pytest
 from clonal.cli.main import main
 from tests.browser import Browser, browser, chromium
 
+pytestmark = pytest.mark.newest
+
 ASKED = ["--heap", "50M", "--code", "20M", "--ram", "4G", "--cores", "2", "--written", "5%"]
 FLEETS = {
     "fits": ["--clones", "100"],

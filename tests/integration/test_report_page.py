@@ -13,6 +13,8 @@ from clonal.observe.report.flame import page
 from tests.browser import Browser, browser, chromium
 from tests.recordings import Recorded, shop
 
+pytestmark = pytest.mark.newest
+
 Shown = tuple[Browser, Path]
 
 

@@ -36,6 +36,8 @@ from tests.unit import (
     test_model_tlb,
 )
 
+pytestmark = pytest.mark.newest
+
 M = Mutant
 
 FORK = [

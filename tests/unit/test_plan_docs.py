@@ -18,6 +18,8 @@ from clonal.cli import plan
 from clonal.model.strategies import STRATEGIES
 from tests.support import ROOT
 
+pytestmark = pytest.mark.newest
+
 TEXT = (ROOT / "docs" / "plan.md").read_text("utf-8")
 
 
