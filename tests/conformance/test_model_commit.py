@@ -24,6 +24,8 @@ from clonal.scenario.steps import Step
 from tests.overcommit import overcommit_mode
 from tests.support import IS_ROOT
 
+pytestmark = pytest.mark.newest
+
 GB = 1 << 30
 MB = 1 << 20
 

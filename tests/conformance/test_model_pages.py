@@ -15,7 +15,7 @@ from clonal.scenario import KernelRunner, ModelRunner, NotModelled, Scenario, Ta
 from tests.conformance.combinations import HUGE, combinations, rare
 from tests.conformance.scenarios import Author
 
-pytestmark = pytest.mark.allow_leaks  # the runners live as long as the module
+pytestmark = [pytest.mark.newest, pytest.mark.allow_leaks]  # the runners live as long as the module
 
 COMBINATIONS = dict(combinations())
 LEAST = 20  # hits of each operation with each outcome
@@ -72,7 +72,6 @@ def generated(kernel: KernelRunner, examples: int) -> Tally:
     return tally
 
 
-@pytest.mark.newest
 def test_scenarios_at_random(kernel: KernelRunner) -> None:
     tally = generated(kernel, 500)
     for scenario in rare(range(4, 4 + LEAST)):

@@ -12,6 +12,8 @@ from clonal.scenario import KernelRunner, Tally, compare
 from tests.conformance.combinations import combinations
 from tests.conformance.scenarios import Author
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[tuple[KernelRunner, KernelRunner]]:

@@ -20,6 +20,8 @@ from clonal.kernel import cgroup
 from clonal.scenario import KernelRunner
 from tests.support import IS_ROOT, run_script
 
+pytestmark = pytest.mark.newest
+
 GROUPS = IS_ROOT and bool(cgroup.groups("memory"))  # whether small memory cgroups can be made
 
 CLONAL = [sys.executable, "-m", "clonal.cli.main", "explain"]
