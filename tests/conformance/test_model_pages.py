@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, given, reject, seed, settings
 from hypothesis import strategies as st
 
 from clonal.model import Config
@@ -50,7 +50,8 @@ def test_every_combination_of_access_moment_process_and_memory(kernel: KernelRun
 
 
 def generated(kernel: KernelRunner, examples: int) -> Tally:
-    tally = Tally()
+    """Other ones after a change of any source: hypothesis takes constants from it."""
+    tally, left_out = Tally(), []
 
     @seed(0)
     @settings(
@@ -66,9 +67,15 @@ def generated(kernel: KernelRunner, examples: int) -> Tally:
         assert len(scenario) >= 8
         assert len({step.args[1] for step in scenario if step.op == "map"}) >= 3
         assert sum(step.op in ("fork", "vfork") for step in scenario) >= 2
-        agree(scenario, kernel, tally)
+        try:
+            agree(scenario, kernel, tally)
+        except NotModelled as error:  # rare; each has a test below
+            left_out.append(str(error))
+            reject()
 
     check()
+    print(f"{len(left_out)} scenarios left out: {sorted(set(left_out))}")
+    assert len(left_out) <= examples / 50
     return tally
 
 

@@ -153,7 +153,7 @@ class ModelRunner(Runner):
         except BadFlags:
             result = "EINVAL"
         except Unmodelled as error:
-            raise NotModelled(str(error)) from error
+            raise NotModelled(error.what) from error
         return Outcome(result, process.faults.minor - before)
 
     def _fork(self, who: str, child: str) -> Outcome:
