@@ -63,7 +63,7 @@ def test_any_call_of_a_freeze_may_fail(inject: str, again: bool, huge: bool) -> 
 @pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
 def test_a_switch_may_fail_after_it_has_unmapped(inject: str, again: bool) -> None:
     """mremap and mmap unmap first and may return ENOMEM then: the data are in the image alone."""
-    found = drive(inject, again=again, mode="unmapped", step=3)
+    found = drive(inject, again=again, mode="unmapped", step=1 if again else 3)  # the second has few calls
     assert any(each["call"] >= 0 for each in found[1:])
 
 

@@ -53,7 +53,8 @@ class Gate:
     def release(self, pids: Iterable[int] | None = None) -> None:
         """Let these runs go on (all by default)."""
         for pid in list(self._waiting) if pids is None else pids:
-            self._waiting.pop(pid).close()
+            if (connection := self._waiting.pop(pid, None)) is not None:  # another thread may have let it go
+                connection.close()
 
     def close(self) -> None:
         """Let all go on, now and later."""
