@@ -20,6 +20,8 @@ from clonal.plan.costs import DEFAULT, NAMES
 from clonal.plan.store import here
 from tests.support import IS_ROOT, run_script
 
+pytestmark = pytest.mark.newest
+
 CLONAL = [sys.executable, "-m", "clonal.cli.main", "plan"]
 SERVER = ["--heap", "500M", "--code", "200M", "--clones", "1000", "--written", "5%"]
 MACHINE = ["--ram", "256G", "--cores", "32"]

@@ -25,6 +25,8 @@ from clonal.observe.top.strain import Strain
 from clonal.observe.top.words import packed, sparkline, strain_words
 from tests.integration.sharing_fixtures import TREE, running
 
+pytestmark = pytest.mark.newest
+
 MB = 1 << 20
 STRAIN = Strain(8 << 30, 5 << 30, 0.0, 0.0, 4 << 30, 5 << 30, 0, "/services/web", 2 << 30, 1 << 30)
 Steps = Callable[[TopApp, Pilot[None]], Awaitable[None]]
