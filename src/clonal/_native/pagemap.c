@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include "native.h"
+#include "pagemap.h"
 #include "serve.h"
 #include "sys.h"
 
@@ -24,10 +25,6 @@
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
-
-#define PM_PRESENT (1ULL << 63)
-#define PM_FILE (1ULL << 61)
-#define PM_EXCLUSIVE (1ULL << 56)
 
 enum { PREFAULT_MOST = 8192, READ_MOST = 3072, BLOCK_PAGES = 512, ISOLATE_MOST = 8192 };
 

@@ -1,13 +1,10 @@
+#include "pagemap.h"
 #include "plan.h"
 #include "sys.h"
 
 #include <errno.h>
 #include <sys/mman.h>
 
-#define PM_PRESENT (1ull << 63)
-#define PM_SWAPPED (1ull << 62)
-#define PM_FILE (1ull << 61)
-#define PM_GUARD (1ull << 58)
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif

@@ -33,12 +33,6 @@ struct trap_state clonal_trap = {.pagemap = -1, .memory = -1};
 
 /* ---- the Python frames of the faulting thread ---- */
 
-static PyThreadState *thread_state(void)
-{
-    PyThreadState *found = PyGILState_GetThisThreadState(); /* thread-specific: also without the GIL */
-    return found;
-}
-
 static _PyInterpreterFrame *innermost(PyThreadState *state)
 {
 #if PY_VERSION_HEX >= 0x030D0000
@@ -73,7 +67,7 @@ static struct frame look_at(const _PyInterpreterFrame *frame)
 /* Notes the stack if it is new; its number, 0 if there is none or no room. */
 static uint32_t stack_number(struct ring *ring)
 {
-    PyThreadState *state = thread_state();
+    PyThreadState *state = PyGILState_GetThisThreadState(); /* thread-specific: also without the GIL */
     uint32_t first = ring->frames, depth = 0;
     uint64_t hash = 14695981039346656037u;
     if (!state || first + DEPTH > FRAMES)
@@ -120,6 +114,13 @@ static bool was_copy(struct fault *fault)
     return true;
 }
 
+uint64_t trap_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 static uint64_t instruction_of(void *context)
 {
 #if defined(__x86_64__)
@@ -132,7 +133,6 @@ static uint64_t instruction_of(void *context)
 static void note(struct ring *ring, uint64_t address, void *context)
 {
     struct fault fault = {.address = address, .ip = instruction_of(context)};
-    struct timespec now;
     if (clonal_trap.looking) {
         uint32_t number = __atomic_fetch_add(&ring->early_count, 1, __ATOMIC_RELAXED);
         if (number < EARLY)
@@ -145,8 +145,7 @@ static void note(struct ring *ring, uint64_t address, void *context)
         __atomic_fetch_add(&ring->fresh, 1, __ATOMIC_RELAXED);
         return;
     }
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    fault.time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    fault.time = trap_now();
     fault.thread = (uint32_t)SYS(SYS_gettid, 0);
     while (
         __atomic_exchange_n(&clonal_trap.busy, 1, __ATOMIC_ACQUIRE)) /* two threads: tables have one writer */

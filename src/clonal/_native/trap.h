@@ -89,6 +89,9 @@ struct inherited {
     uint64_t shared, frames_shown, already_own;
 };
 
+/* trap.c: CLOCK_MONOTONIC in nanoseconds */
+uint64_t trap_now(void);
+
 /* trap_where.c */
 bool trap_look(struct inherited *found, struct ring *ring, int pagemap);
 void trap_forget(struct inherited *found);

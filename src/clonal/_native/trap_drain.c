@@ -1,7 +1,8 @@
-/* What the handler noted, made readable: called in ordinary Python code, with the recording paused. */
+/* What the handler noted, made readable: called in ordinary Python code, while the recording goes on. */
 #define _GNU_SOURCE
 #define Py_BUILD_CORE 1
 #include "native.h"
+#include "pagemap.h"
 #include "trap_state.h"
 
 #include <dlfcn.h>
@@ -9,7 +10,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <internal/pycore_frame.h>
@@ -115,8 +115,6 @@ static PyObject *trap_drain(PyObject *module, PyObject *unused)
     return result;
 }
 
-#define PM_EXCLUSIVE (1ULL << 56)
-
 /* Appends a page that no fault of user code accounts for. With traps, the kernel wrote to it in a system
  * call. */
 static bool append_page(PyObject *records, uint64_t page, int outcome)
@@ -124,9 +122,7 @@ static bool append_page(PyObject *records, uint64_t page, int outcome)
     struct fault fault = {.address = page * 4096, .outcome = (uint8_t)outcome};
     fault.cause = clonal_trap.events ? CAUSE_DATA : CAUSE_UNKNOWN;
     fault.in_pool = trap_in_pool(clonal_trap.ring, fault.address);
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    fault.time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    fault.time = trap_now();
     Py_ssize_t size = PyByteArray_GET_SIZE(records);
     if (PyByteArray_Resize(records, size + (Py_ssize_t)sizeof fault) < 0)
         return false;

@@ -3,17 +3,13 @@
 #define _GNU_SOURCE
 #include "trap.h"
 
+#include "pagemap.h"
 #include "sys.h"
 #include "text.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#define PM_PRESENT (1ULL << 63)
-#define PM_FILE (1ULL << 61)
-#define PM_EXCLUSIVE (1ULL << 56)
-#define PM_FRAME ((1ULL << 55) - 1)
 
 enum { CHUNK = 4096, RUNS = 1 << 16 };
 

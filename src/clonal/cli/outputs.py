@@ -24,6 +24,6 @@ def check_file(path: Path, ending: str) -> None:
 def write(path: Path, text: str) -> None:
     """Writes it, or says in one line why not."""
     try:
-        path.write_text(text, "utf-8")
+        path.write_text(text, "utf-8", errors="backslashreplace")  # names of files need be no text
     except OSError as error:
         raise UserMistake(f"{path}: {error.strerror}") from None

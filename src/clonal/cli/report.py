@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clonal.cli.main import Parser, UserMistake
+from clonal.cli.outputs import check_file, write
 from clonal.errors import Error
 from clonal.observe.analyse import CAUSES, Recording, load
 from clonal.observe.record.file import BadRecording
@@ -86,10 +86,7 @@ def check(arguments: argparse.Namespace) -> None:
     for path, ending in ((arguments.flamegraph, ".html"), (arguments.speedscope, ".json")):
         if path is None:
             continue
-        if path.suffix != ending:
-            raise UserMistake(f"{path}: give a file whose name ends in {ending}")
-        if not os.access(path.absolute().parent, os.W_OK):
-            raise UserMistake(f"{path}: there is no folder {path.absolute().parent} to write to")
+        check_file(path, ending)
         if path.exists() and arguments.file.exists() and path.samefile(arguments.file):
             raise UserMistake(f"{path} is the recording itself: give another file")
 
@@ -133,13 +130,6 @@ def write_files(found: Tally, arguments: argparse.Namespace) -> None:
         from clonal.observe.report.formats import speedscope
 
         write(arguments.speedscope, json.dumps(speedscope(found), separators=(",", ":")))
-
-
-def write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, "utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise UserMistake(f"{path}: {error.strerror}") from None
 
 
 def json_of(found: Tally, arguments: argparse.Namespace) -> object:

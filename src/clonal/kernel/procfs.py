@@ -157,7 +157,12 @@ def _parse_vma(line: bytes) -> Vma:
 
 def maps(pid: int | None = None) -> list[Vma]:
     """The mappings of a process by address; none for a zombie."""
-    return [_parse_vma(line) for line in _lines(read("maps", pid))]
+    return parse_maps(read("maps", pid))
+
+
+def parse_maps(content: bytes) -> list[Vma]:
+    """The mappings that the content of a /proc/PID/maps tells of."""
+    return [_parse_vma(line) for line in _lines(content)]
 
 
 def vma_count(pid: int | None = None) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clonal.kernel import procfs
 from clonal.observe.record.file import MAGIC, RECORD, BadRecording, Chunk, Kind, Reader
 
 FAULT = struct.Struct("<QQQIIIBBBB")
@@ -229,37 +230,29 @@ class Maps:
     """/proc/PID/maps as it was: which kind of memory an address is."""
 
     def __init__(self, text: str) -> None:
-        self._starts: list[int] = []
-        self._rows: list[tuple[int, str, str]] = []  # end, permissions, path
-        for line in text.splitlines():
-            span, perms, _offset, _device, _inode, *path = line.split(None, 5)
-            start, _, end = span.partition("-")
-            self._starts.append(int(start, 16))
-            self._rows.append((int(end, 16), perms, path[0] if path else ""))
+        self._vmas = procfs.parse_maps(text.encode("utf-8", "replace"))
+        self._starts = [vma.start for vma in self._vmas]
 
-    def _row(self, address: int) -> tuple[int, int, str, str] | None:
+    def _at(self, address: int) -> procfs.Vma | None:
         index = bisect.bisect_right(self._starts, address) - 1
-        if index < 0 or self._rows[index][0] <= address:
-            return None
-        return (self._starts[index], *self._rows[index])
+        return self._vmas[index] if index >= 0 and address < self._vmas[index].end else None
 
     def name(self, address: int) -> str:
         """The file there, "" if none."""
-        row = self._row(address)
-        return row[3] if row else ""
+        vma = self._at(address)
+        return vma.path if vma else ""
 
     def category(self, address: int) -> str:
         """Kind of memory, pools apart."""
-        row = self._row(address)
-        if row is None:
+        vma = self._at(address)
+        if vma is None:
             return "other"
-        start, end, perms, path = row
-        if "memfd:clonal" in path:
+        if "memfd:clonal" in vma.path:
             return "image"
-        if path.startswith("[stack"):
+        if vma.path.startswith("[stack"):
             return "stack"
-        if path == "[heap]" or (not path and start % ARENA == 0):
+        if vma.path == "[heap]" or (not vma.path and vma.start % ARENA == 0):
             return "malloc heap"
-        if path.startswith("/"):
-            return "code" if "x" in perms else "library data"
-        return "large buffers" if end - start >= LARGE else "other"
+        if vma.path.startswith("/"):
+            return "code" if "x" in vma.perms else "library data"
+        return "large buffers" if vma.size >= LARGE else "other"

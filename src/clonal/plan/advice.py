@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from clonal.model import PAGE
 from clonal.plan import limits
 from clonal.plan.planner import OURS, PLAIN, Outlook, Plan, outlook, outlook_of
 from clonal.plan.server import HUGE
@@ -129,7 +130,7 @@ def standby(plan: Plan) -> Iterator[Remedy]:
 def populate(plan: Plan) -> Iterator[Remedy]:
     """Known pages copied by one call instead of a fault each."""
     now = _now(plan)
-    pages = now.way.private / 4096
+    pages = now.way.private / PAGE
     saved = pages * (plan.costs.copy - plan.costs.populate)
     if now.way.touch and saved > 0:
         after = replace(now.way, touch=max(0.0, now.way.touch - saved))

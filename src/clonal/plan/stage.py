@@ -18,7 +18,6 @@ HEAP, OTHERS, REST = (
     1 << 34,
 )  # the first page of each part: far apart, at multiples of 2 MiB
 PER_TABLE = 32  # private pages of libraries and stacks in one page table, as they usually lie
-NOTHING = np.empty(0, np.int64)
 
 
 class Touched(NamedTuple):

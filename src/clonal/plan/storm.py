@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from clonal.model import PAGE
 from clonal.plan.costs import Costs
 from clonal.plan.question import Fleet, Host
 from clonal.plan.ways import Way
@@ -34,6 +35,6 @@ def storm(way: Way, fleet: Fleet, host: Host, costs: Costs) -> Storm:
 
 def slowed(way: Way, host: Host, costs: Costs, cores: int) -> float:
     """A clone's time for touching while `cores` fault, on all nodes alike: pages lie on the server's node."""
-    pages = way.private / 4096
+    pages = way.private / PAGE
     far = (host.nodes - 1) / host.nodes * (costs.remote - 1)
     return way.touch * (1 + costs.contention * (cores - 1)) + pages * costs.copy_page * far

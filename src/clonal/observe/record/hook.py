@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from clonal import _native
+from clonal.observe.record import file
 from clonal.observe.record.file import Kind, Writer
 
 ENVIRONMENT = "CLONAL_RECORD"  # the recording's path
@@ -170,4 +171,4 @@ def install() -> None:
     """In a process whose environment asks for it."""
     path = os.environ.get(ENVIRONMENT)
     if path:
-        Recorder(path, int(os.environ.get(LIMIT, str(512 << 20)))).install()
+        Recorder(path, int(os.environ.get(LIMIT, file.LIMIT))).install()
