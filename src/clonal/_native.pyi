@@ -67,6 +67,7 @@ def learn_pages(board: int, /) -> None: ...
 # life.c
 def prepare_life(
     begin: tuple[Callable[[], Any], ...],
+    last: tuple[Callable[[], Any], ...],
     loads: Callable[..., Any],
     dumps: Callable[..., bytes],
     unusual: tuple[Callable[..., Any], ...],

@@ -20,6 +20,7 @@ enum { KIND_RESULT = 'R' };
 /* What lives() uses, collected while the template is warm; references held for ever. */
 static struct {
     PyObject *begin;         /* tuple of callables: seeds, in_clone hooks */
+    PyObject *last;          /* the same: before the answer is sent */
     PyObject *loads, *dumps; /* of pickle */
     PyObject *odd_request, *odd_result, *answer, *failed, *end; /* of worker.py; none returns */
     PyObject *modules;                                          /* sys.modules */
@@ -77,10 +78,10 @@ static _Noreturn void fail(const struct place *place)
 }
 
 /* Seeds and hooks. What they raise is the clone's result: NULL or the exception. */
-static PyObject *begin(void)
+static PyObject *call_each(PyObject *hooks)
 {
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(life.begin); i++) {
-        PyObject *done = PyObject_CallNoArgs(PyTuple_GET_ITEM(life.begin, i));
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(hooks); i++) {
+        PyObject *done = PyObject_CallNoArgs(PyTuple_GET_ITEM(hooks, i));
         if (done == NULL)
             return raised();
         Py_DECREF(done);
@@ -220,7 +221,7 @@ _Noreturn void live(const struct birth *birth, struct board *board)
     open_wire = place.fd;
     Py_XDECREF(PyObject_CallNoArgs(life.clear_exits));
     SYS(SYS_rt_sigprocmask, SIG_SETMASK, &birth->mask, NULL, sizeof birth->mask);
-    PyObject *error = begin();
+    PyObject *error = call_each(life.begin);
     if (birth->standby) {
         place.fd = open_wire = stand_by(place.fd);
         place.born = now_ns_by_call();
@@ -241,6 +242,8 @@ _Noreturn void live(const struct birth *birth, struct board *board)
         fail(&place);
     if (PyDict_Size(life.modules) > place.modules || PyBytes_GET_SIZE(data) > INLINE_MOST)
         take_over(life.answer, data, NULL, &place);
+    if ((error = call_each(life.last)) != NULL)
+        take_over(life.failed, error, NULL, &place);
     deliver(data, &place);
     if (birth->lesson)
         learn(board);
@@ -271,10 +274,11 @@ static PyMethodDef spot = {"spot_buffer", spot_buffer, METH_O, NULL};
 static PyObject *prepare_life(PyObject *self, PyObject *args)
 {
     (void)self;
-    if (!PyArg_ParseTuple(args, "O!OO(OOOOO)O!(OO)OOOO", &PyTuple_Type, &life.begin, &life.loads, &life.dumps,
-                          &life.odd_request, &life.odd_result, &life.answer, &life.failed, &life.end,
-                          &PyDict_Type, &life.modules, &life.clear_exits, &life.count_exits, &life.threads,
-                          &life.finalizers, &life.handlers, &life.rehearsed))
+    if (!PyArg_ParseTuple(args, "O!O!OO(OOOOO)O!(OO)OOOO", &PyTuple_Type, &life.begin, &PyTuple_Type,
+                          &life.last, &life.loads, &life.dumps, &life.odd_request, &life.odd_result,
+                          &life.answer, &life.failed, &life.end, &PyDict_Type, &life.modules,
+                          &life.clear_exits, &life.count_exits, &life.threads, &life.finalizers,
+                          &life.handlers, &life.rehearsed))
         return NULL;
     Py_INCREF(args); /* holds all of them */
     life.flush = PyUnicode_InternFromString("flush");
@@ -328,7 +332,7 @@ void expect_clones(int single, int only_flushes)
 
 PyMethodDef clonal_life_methods[] = {
     {"prepare_life", prepare_life, METH_VARARGS,
-     "prepare_life(begin, loads, dumps, (odd_request, odd_result, answer, failed, end), modules,\n"
+     "prepare_life(begin, last, loads, dumps, (odd_request, odd_result, answer, failed, end), modules,\n"
      "(clear_exits, count_exits), threads, finalizers, handlers, call): what clones will use; does on "
      "nothing "
      "what\neach will do."},

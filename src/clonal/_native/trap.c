@@ -253,6 +253,14 @@ static struct ring *new_ring(void)
     return found;
 }
 
+static void unblock(void)
+{
+    sigset_t trap;
+    sigemptyset(&trap);
+    sigaddset(&trap, SIGTRAP);
+    pthread_sigmask(SIG_UNBLOCK, &trap, NULL);
+}
+
 static bool install(struct ring *ring)
 {
     struct sigaction action = {.sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART}, old;
@@ -261,6 +269,7 @@ static bool install(struct ring *ring)
         return false;
     if (old.sa_sigaction != handle && old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN)
         return errno = EBUSY, false; /* the program has a handler of its own */
+    unblock(); /* a fork handler may run with all signals blocked, and nobody is told of a fault then */
     if (sigaltstack(NULL, &stack) == 0 && (stack.ss_flags & SS_DISABLE || clonal_trap.own_stack)) {
         stack = (stack_t){.ss_sp = ring->signal_stack, .ss_size = sizeof ring->signal_stack};
         clonal_trap.own_stack = sigaltstack(&stack, NULL) == 0;

@@ -12,6 +12,7 @@ Hook = TypeVar("Hook", bound=Callable[[], Any])
 
 _before: list[Callable[[], Any]] = []
 _inside: list[Callable[[], Any]] = []
+_last: list[Callable[[], Any]] = []
 
 
 def before_clone(hook: Hook) -> Hook:
@@ -31,6 +32,16 @@ def run_before() -> None:
     """Runs the `before_clone` hooks, in order of registration, each once."""
     while _before:
         _before.pop(0)()
+
+
+def before_answer(hook: Callable[[], Any]) -> None:
+    """Runs `hook` last in every clone: before its answer is sent, and before it ends without one."""
+    _last.append(hook)
+
+
+def last() -> tuple[Callable[[], Any], ...]:
+    """The `before_answer` hooks, in order of registration. Each may be called more than once."""
+    return tuple(_last)
 
 
 def inside() -> tuple[Callable[[], Any], ...]:

@@ -30,6 +30,7 @@ class Plan:
     startup_timeout: float | None
     freeze: dict[str, Any] | None
     here: bool
+    record: str | None = None
 
 
 def start(target: TemplateProcess, plan: Plan) -> tuple[pickling.ByValue | None, Ready]:
@@ -82,6 +83,7 @@ def _configuration(plan: Plan, main: main_rule.Main | None, by_value: pickling.B
         by_value=by_value is not None,
         stale=plan.stale != "ignore",
         here=plan.here,
+        record=plan.record,
         dropped=succession.thread_names() if plan.here else [],
     )
 

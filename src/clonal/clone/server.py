@@ -32,6 +32,7 @@ class Config:
     env: dict[str, str | None] | None = None
     here: bool = False
     dropped: list[str] = field(default_factory=list)  # threads that the fork of `here` left behind
+    record: str | None = None
     private_fds: tuple[int, ...] = ()  # the template's own: no hazard
 
 

@@ -35,8 +35,9 @@ class Template:
     `preload` names modules to import, `setup` ("module:function", "file.py:function" or a callable)
     is called after them; then the process is frozen and waits. `env` is laid over this process's
     environment (None removes a variable). `standby` clones are kept forked ahead. `stale` says what
-    happens when a file the template has loaded changes. `startup_timeout` bounds the warm-up. The
-    other options are those of `clonal.freeze`.
+    happens when a file the template has loaded changes. `startup_timeout` bounds the warm-up. `record`
+    is a file for the copy-on-write faults of all clones, which `clonal report` reads. The other options
+    are those of `clonal.freeze`.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Template:
         standby: int = 0, stale: Stale = "warn", startup_timeout: float | None = None,
         immortal: bool = True, hugepages: bool = True, threads: Literal["stop", "refuse"] = "stop",
         exclude: Sequence[Any] = (), trial: Callable[[], Any] | None = None,
-        _freeze: bool = True, _here: bool = False,
+        record: str | os.PathLike[str] | None = None, _freeze: bool = True, _here: bool = False,
     ) -> None:  # fmt: skip
         main_rule.refuse_while_importing()
         if isinstance(preload, str):
@@ -57,7 +58,7 @@ class Template:
         self._plan = launching.Plan(
             list(preload), setup, None if env is None else dict(env),
             None if cwd is None else os.fspath(cwd), standby,
-            stale, startup_timeout, freeze if _freeze else None, _here,
+            stale, startup_timeout, freeze if _freeze else None, _here, _emptied(record),
         )  # fmt: skip
         self._owner = os.getpid()
         self._lock = threading.Lock()
@@ -245,6 +246,15 @@ class Template:
             warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=2)
         with contextlib.suppress(Exception):
             self.close()
+
+
+def _emptied(record: str | os.PathLike[str] | None) -> str | None:
+    """The path of a recording, whose file is made here, so that it fails here. Raises OSError."""
+    if record is None:
+        return None
+    path = os.path.abspath(record)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    return path
 
 
 class Configured:

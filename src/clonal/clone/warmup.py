@@ -18,6 +18,9 @@ from clonal.clone.options import apply_environment
 from clonal.clone.server import Config, Ready, blame
 from clonal.clone.stale import Snapshot
 
+RECORDING = "clonal.observe.record.clones"
+RECORDED = "CLONAL_RECORD"  # in the environment of what `clonal record` runs
+
 
 def warm(config: Config) -> Ready:
     """Does all that the configuration says; raises WarmupFailed."""
@@ -47,6 +50,7 @@ def settle(config: Config) -> Ready:
     hazards = _audit(config.private_fds)
     refuse = options is not None and options["threads"] == "refuse"
     dropped = config.dropped + ([] if refuse else leave_threads())
+    _record(config.record)
     imports.watch()
     ready = Ready(os.getpid(), hazards=hazards, dropped_threads=dropped)
     ready.files = Snapshot.take() if config.stale else None
@@ -55,6 +59,13 @@ def settle(config: Config) -> Ready:
     with blame("freezing"):
         ready.report = _freeze(options)
     return ready
+
+
+def _record(path: str | None) -> None:
+    """Of clones. The recording is no part of this layer: it is loaded as a user's module is."""
+    if path is not None or RECORDED in os.environ:
+        with blame("record"):
+            importlib.import_module(RECORDING).prepare(path)
 
 
 def _adopt_surroundings(config: Config) -> None:

@@ -48,6 +48,7 @@ def prepare_template() -> None:
             seed()
     _native.prepare_life(
         begin,
+        hooks.last(),
         pickle.loads,
         pickle.dumps,
         (odd_request, odd_result, answer, failed, end_process),
@@ -118,6 +119,8 @@ def _conclude(place: tuple[Any, ...], work: Callable[[], Answer]) -> NoReturn:
         code = -signal.SIGINT
     except BaseException:
         sys.excepthook(*sys.exc_info())
+    for last in hooks.last():
+        last()
     end_process(code)
 
 
@@ -171,6 +174,8 @@ def exit_code(error: SystemExit) -> int:
 
 def _send(place: Place, kind: int, reply: wire.Packed) -> None:
     flush_streams()  # what the clone printed is out before its result is
+    for last in hooks.last():
+        last()
     notes = b""
     if len(sys.modules) > place.modules:
         from clonal.clone.surroundings import describe_imports

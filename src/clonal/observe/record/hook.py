@@ -27,6 +27,9 @@ SHARE = 0.05  # of its time that a process may spend on looking at its pages aga
 _really_exit, _really_execv, _really_execve = os._exit, os.execv, os.execve
 
 
+installed: Recorder | None = None
+
+
 class Recorder:
     """The recording of this process."""
 
@@ -36,11 +39,14 @@ class Recorder:
         self.generation = 0  # forks between the first process and this one
         self.recording = False
         self.spawned = False  # only to execute a program
+        self.waiting = 0  # the process that only makes clones: it is not recorded
         self._symbols: dict[int, Any] = {}
         self._maps = ""
         self._look, self._looked_at = 0.0, 0.0
 
     def install(self) -> None:
+        global installed
+        installed = self
         os.register_at_fork(after_in_child=self.child, after_in_parent=self.parent)
         atexit.register(self.finish)
         os._exit = self.exit  # type: ignore[assignment]
@@ -57,6 +63,8 @@ class Recorder:
 
     def parent(self) -> None:
         """After a fork: every page is shared once more. Looking takes time, so not after each of many."""
+        if self.waiting == os.getpid():
+            return
         if self.recording and self._look > SHARE * (time.monotonic() - self._looked_at):
             return
         if self.recording:
