@@ -29,13 +29,13 @@ class Recorded:
         self.path = path
         self._writer = Writer(str(path))
         self._next = 0
-        self._told: dict[int, tuple[int, int]] = {}  # stacks and types of each process so far
+        self._told: dict[int, tuple[int, int, int]] = {}  # stacks, types and faults of each process so far
         facts = {"command": list(command), "machine": MACHINE, "backend": "sigtrap", "time": 0, "wall": wall}
         self._writer.write(Kind.BEGIN, facts, pid=0)
 
     def process(self, pid: int, generation: int = 0, began: float = 0, **facts: object) -> None:
         told = {"parent": 1, "generation": generation, "argv": ["app.py"], "shared": 1000, "own": 3}
-        self._told[pid] = 0, 0
+        self._told[pid] = 0, 0, 0
         self._writer.write(Kind.PROCESS, told | {"time": int(began * SECOND)} | facts, pid=pid)
 
     def copies(
@@ -45,8 +45,8 @@ class Recorded:
     ) -> None:  # fmt: skip
         """So many pages, all alike; `where` 0: in a pool."""
         pool = not where
-        stacks, types = self._told.get(pid, (0, 0))
-        self._told[pid] = stacks + 1, types + bool(kind)
+        stacks, types, faults = after = self._told.get(pid, (0, 0, 0))
+        self._told[pid] = stacks + 1, types + bool(kind), faults + pages
         records = b"".join(
             FAULT.pack(
                 int(at * SECOND) + page, (where or POOLS) + (self._next + page) * PAGE, 0xABC, 1, stacks + 1,
@@ -56,6 +56,7 @@ class Recorded:
         )  # fmt: skip
         self._next += pages
         facts = {"stacks": [stack], "types": [kind] if kind else [], "symbols": {"abc": native}, "maps": MAPS}
+        facts |= {"after": after}
         self._writer.write(Kind.FAULTS, facts | {"lost": lost, "fresh": fresh}, records, pid=pid)
 
     def ended(self, pid: int, at: float = 10) -> None:

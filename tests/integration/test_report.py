@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
-import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from clonal.cli.main import main
 from clonal.observe.analyse import FAULT, load
-from clonal.observe.record.file import HEADER, BadRecording, Kind, Writer
+from clonal.observe.record.file import BadRecording, Kind, Reader, Writer, packed
 from clonal.observe.report.count import tally
 from clonal.observe.report.summary import summary
 from tests.recordings import Recorded, shop
@@ -181,6 +182,44 @@ def test_a_broken_recording_never_breaks_the_report(path: Path, tmp_path: Path) 
         assert tally(found).copied <= 100 and list(summary(tally(found), 80))
 
 
+def chunks(data: bytes) -> list[bytes]:
+    """The recording, taken apart."""
+    starts = [at.start() for at in re.finditer(rb"CLR1", data)]
+    return [data[start:end] for start, end in pairwise([*starts, len(data)])]
+
+
+def test_what_is_damaged_costs_its_chunk_alone(path: Path, tmp_path: Path) -> None:
+    """Each chunk in turn, in its header, its JSON or its end: all others are read, and no line changes."""
+    parts, broken = chunks(path.read_bytes()), tmp_path / "broken"
+    rows = tally(load(path)).rows
+    for number, part in enumerate(parts):
+        for at in (1, 6, 13, 22, 40, len(part) - 1)[not number :]:  # without its MAGIC the file is none
+            changed = bytearray(part)
+            changed[at] ^= 0x10
+            broken.write_bytes(b"".join([*parts[:number], bytes(changed), *parts[number + 1 :]]))
+            reader = Reader(broken)
+            assert len(list(reader)) == len(parts) - 1
+            assert (reader.damaged, reader.truncated) == ((0, True) if part is parts[-1] else (1, False))
+            found = tally(load(broken))
+            assert found.rows <= rows and found.copied >= 100 - 40
+            assert list(summary(found, 80))
+
+
+def test_a_missing_chunk_is_counted_with_its_faults(path: Path, tmp_path: Path, capsys: Captured) -> None:
+    parts, broken = chunks(path.read_bytes()), tmp_path / "broken"
+    parts[3] = parts[3][:-100]  # the first faults of a process that has more
+    broken.write_bytes(b"".join(parts))
+    found = load(broken)
+    assert (found.damaged, found.missed, tally(found).copied) == (1, 40, 60)
+    status, out, _ = report(capsys, broken)
+    assert status == 0
+    assert "damaged in one place: what stood there, 40 faults, is not here" in " ".join(out.split())
+    parts[0] = parts[0][:60]
+    broken.write_bytes(b"".join(parts))
+    _, out, _ = report(capsys, broken)
+    assert "command, machine and backend are not known" in out and "60 pages copied" in out
+
+
 def test_chunks_of_another_version_are_counted_and_the_others_read(tmp_path: Path, capsys: Captured) -> None:
     recorded = Recorded(tmp_path / "r")
     recorded.process(1)
@@ -197,7 +236,7 @@ def test_chunks_of_another_version_are_counted_and_the_others_read(tmp_path: Pat
     writer.write(Kind.END, {"what": "is this"}, pid=1)
     writer.write(Kind.PROCESS, {}, pid=9)
     with file.open("ab") as end:
-        end.write(HEADER.pack(b"CLR1", 9, 0, 2, 0, zlib.crc32(b"{}"), 1) + b"{}")
+        end.write(packed(9, 1, b"{}"))
     _, out, _ = report(capsys, file)
     assert "3 pages copied" in out and "4 chunks of another version of clonal could not be read" in out
     writer.close()

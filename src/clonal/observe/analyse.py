@@ -90,6 +90,8 @@ class Recording:
     processes: dict[int, Process] = field(default_factory=dict)
     copies: list[Copy] = field(default_factory=list)
     truncated: bool = False
+    damaged: int = 0  # stretches of the file that were passed over
+    missed: int = 0  # faults that were in them, as far as the chunks after them tell
     unreadable: int = 0  # chunks that say what is not known here
 
     @property
@@ -108,13 +110,14 @@ def load(path: Path | str) -> Recording:
     _refuse(path)
     reader, found = Reader(path), Recording(str(path))
     contexts: dict[int, _Context] = {}
-    for chunk in _known(reader, found):
+    for chunk in reader:
         try:
             _take(found, contexts, chunk)
         except (LookupError, TypeError, ValueError, AttributeError, struct.error):
             found.unreadable += 1
-    found.truncated = reader.truncated
-    if not found.command:
+    found.truncated, found.damaged = reader.truncated, reader.damaged
+    found.unreadable += reader.unknown
+    if not found.command and not found.processes:
         raise BadRecording(str(path), "this recording has no beginning")
     return found
 
@@ -127,14 +130,6 @@ def _refuse(path: Path | str) -> None:
         raise BadRecording(str(path), "this file is empty: nothing was recorded")
     if magic != MAGIC and magic[:3] == MAGIC[:3]:
         raise BadRecording(str(path), "another version of clonal made this recording; read it with that one")
-
-
-def _known(reader: Reader, found: Recording) -> Iterator[Chunk]:
-    """Up to the first kind of chunk that is not known here, of which the reader says ValueError."""
-    try:
-        yield from reader
-    except ValueError:
-        found.unreadable += 1
 
 
 def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None:
@@ -151,10 +146,14 @@ def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None
         found.processes[chunk.pid].ended = data["time"]
         found.processes[chunk.pid].lost += data["dropped"]
         found.processes[chunk.pid].executes = data.get("executes") or found.processes[chunk.pid].executes
-    elif chunk.kind is Kind.FAULTS and chunk.pid in contexts:
-        found.processes[chunk.pid].lost += data["lost"]
-        found.processes[chunk.pid].fresh += data["fresh"]
-        found.copies += contexts[chunk.pid].faults(chunk)
+    elif chunk.kind is Kind.FAULTS:
+        context = contexts.setdefault(chunk.pid, _Context(found.backend != "snapshot"))
+        copies = list(context.faults(chunk))
+        process = found.processes.setdefault(chunk.pid, _without_beginning(chunk.pid, copies))
+        process.lost += data["lost"]
+        process.fresh += data["fresh"]
+        found.missed += context.missed
+        found.copies += copies
 
 
 def _process(pid: int, data: dict[str, Any], before: Process | None) -> Process:
@@ -169,6 +168,11 @@ def _process(pid: int, data: dict[str, Any], before: Process | None) -> Process:
     return made
 
 
+def _without_beginning(pid: int, copies: list[Copy]) -> Process:
+    """One of which the first chunk is damaged."""
+    return Process(pid, 0, 0, [], 0, 0, copies[0].time if copies else 0)
+
+
 class _Context:
     """What the chunks of one process build on: its stacks, types, symbols and mappings so far."""
 
@@ -178,17 +182,30 @@ class _Context:
         self._types: list[str] = []
         self._symbols: dict[int, tuple[str, str]] = {}
         self._maps = Maps("")
+        self._faults = 0
+        self.missed = 0  # faults before the last chunk that are not here
 
     def faults(self, chunk: Chunk) -> Iterator[Copy]:
         data = chunk.data
+        if "after" in data:
+            self._continue(*data["after"])
         self._stacks += [tuple(map(_frame, stack)) for stack in data["stacks"]]
         self._types += data["types"]
         for address, symbol in data["symbols"].items():
             self._symbols[int(address, 16)] = (symbol[0] or "", symbol[1] or "") if symbol else ("", "")
         if data["maps"] is not None:
             self._maps = Maps(data["maps"])
+        self._faults += len(chunk.records) // RECORD
         for record in FAULT.iter_unpack(chunk.records):
             yield self._copy(chunk.pid, *record)
+
+    def _continue(self, stacks: int, types: int, faults: int) -> None:
+        """After what was written before this chunk. What is missing of it keeps its numbers; where there is
+        more here, that is of a program that the process ran before."""
+        self._stacks = self._stacks[:stacks] + [()] * (stacks - len(self._stacks))
+        self._types = self._types[:types] + [""] * (types - len(self._types))
+        self.missed = max(faults - self._faults, 0)
+        self._faults = faults
 
     def _copy(
         self, pid: int, time: int, address: int, ip: int, _thread: int, stack: int, type_: int, cause: int,

@@ -1,27 +1,30 @@
 """A recording: one file that many processes append to, readable up to the last whole chunk.
 
 A chunk is a header and a payload, written by one write(2) to a file opened with O_APPEND, so chunks of
-different processes never mix (fs/read_write.c, inode lock), and what a killed process had written stays. The
-payload is compact JSON; that of FAULTS is followed by records of the C struct `fault` (_native/trap.h).
+different processes never mix (fs/read_write.c, inode lock), and what a killed process had written stays.
+The payload is compact JSON; that of FAULTS is followed by records of the C struct `fault` (_native/trap.h).
+A chunk that is damaged, or of which a full disk took half, is passed over up to the next whole one.
 """
 
 from __future__ import annotations
 
 import enum
+import errno
 import json
 import os
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from clonal.errors import Error
 
 MAGIC = b"CLR1"
-HEADER = struct.Struct("<4sHHIIIQ")  # magic, kind, spare, bytes of JSON, bytes of records, CRC of both, pid
+HEADER = struct.Struct("<4sHHIIIQ")  # magic, kind, spare, bytes of JSON, bytes of records, CRC, pid
 RECORD = 40
 LIMIT = 512 << 20  # bytes; what does not fit is counted
+BLOCK = 1 << 20  # bytes that are searched at a time
 
 
 class Kind(enum.IntEnum):
@@ -47,9 +50,16 @@ class Chunk(NamedTuple):
     records: bytes
 
 
+def packed(kind: int, pid: int, text: bytes, records: bytes = b"") -> bytes:
+    """A chunk as it is in the file. The CRC is that of a header with a CRC of 0, and of what follows."""
+    facts = MAGIC, kind, 0, len(text), len(records)
+    check = zlib.crc32(records, zlib.crc32(text, zlib.crc32(HEADER.pack(*facts, 0, pid))))
+    return HEADER.pack(*facts, check, pid) + text + records
+
+
 class Writer:
-    """Appends chunks. Safe in any number of processes; what would make the file longer than `limit` is
-    dropped, and `dropped` says how many records that were."""
+    """Appends chunks. Safe in any number of processes; records that would make the file longer than `limit`
+    are dropped, and all that come after them; `dropped` says how many."""
 
     def __init__(self, path: str, limit: int = LIMIT) -> None:
         self.path, self.limit = path, limit
@@ -59,47 +69,79 @@ class Writer:
     def write(self, kind: Kind, data: dict[str, Any], records: bytes = b"", pid: int | None = None) -> None:
         """Raises OSError."""
         text = json.dumps(data, separators=(",", ":")).encode()
-        if records and os.fstat(self._fd).st_size + len(text) + len(records) > self.limit:
+        if records and (self.dropped or self._length() + len(text) + len(records) > self.limit):
             self.dropped += len(records) // RECORD
             return
-        check = zlib.crc32(records, zlib.crc32(text))
-        owner = os.getpid() if pid is None else pid
-        os.write(
-            self._fd, HEADER.pack(MAGIC, kind, 0, len(text), len(records), check, owner) + text + records
-        )
+        chunk = packed(kind, os.getpid() if pid is None else pid, text, records)
+        if os.write(self._fd, chunk) < len(chunk):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _length(self) -> int:
+        return os.fstat(self._fd).st_size
 
     def close(self) -> None:
         os.close(self._fd)
 
 
 class Reader:
-    """Reads chunks, one after the other. `truncated` says afterwards whether the file ended within one."""
+    """Reads chunks, one after the other. Afterwards `truncated` says whether the file ends within one,
+    `damaged` how many stretches between two chunks were passed over, `unknown` how many chunks are of a kind
+    that this version does not have."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
         self.truncated = False
+        self.damaged = self.unknown = 0
 
     def __iter__(self) -> Iterator[Chunk]:
         """Raises BadRecording, OSError."""
         with open(self.path, "rb") as file:
-            first = file.read(len(MAGIC))
-            if first != MAGIC:
+            if file.read(len(MAGIC)) != MAGIC:
                 raise BadRecording(self.path, "this is no recording of clonal record")
-            file.seek(0)
-            while header := file.read(HEADER.size):
-                chunk = self._chunk(header, file.read)
-                if chunk is None:
-                    self.truncated = True
-                    return
-                yield chunk
+            at, end = 0, os.fstat(file.fileno()).st_size
+            while at < end:
+                found = _chunk(file, at, end)
+                if found is None:
+                    at = self._next(file, at + 1, end)
+                    continue
+                kind, pid, text, records = found
+                at += HEADER.size + len(text) + len(records)
+                if kind in Kind.__members__.values():
+                    yield Chunk(Kind(kind), pid, json.loads(text), records)
+                else:
+                    self.unknown += 1
 
-    def _chunk(self, header: bytes, read: Any) -> Chunk | None:
-        if len(header) < HEADER.size:
-            return None
-        magic, kind, _, text_length, records_length, check, pid = HEADER.unpack(header)
-        text, records = read(text_length), read(records_length)
-        if magic != MAGIC or len(text) < text_length or len(records) < records_length:
-            return None
-        if zlib.crc32(records, zlib.crc32(text)) != check:
-            return None
-        return Chunk(Kind(kind), pid, json.loads(text), records)
+    def _next(self, file: BinaryIO, at: int, end: int) -> int:
+        """Where the next whole chunk begins; the end if there is none."""
+        for place in _places(file, at, end):
+            if _chunk(file, place, end) is not None:
+                self.damaged += 1
+                return place
+        self.truncated = True
+        return end
+
+
+def _places(file: BinaryIO, at: int, end: int) -> Iterator[int]:
+    """Wherever there is a MAGIC."""
+    while at < end:
+        file.seek(at)
+        block = file.read(BLOCK + len(MAGIC) - 1)
+        found = block.find(MAGIC)
+        while 0 <= found < BLOCK:
+            yield at + found
+            found = block.find(MAGIC, found + 1)
+        at += BLOCK
+
+
+def _chunk(file: BinaryIO, at: int, end: int) -> tuple[int, int, bytes, bytes] | None:
+    """The kind, process, JSON and records of the chunk at this place, None if there is no whole one."""
+    file.seek(at)
+    header = file.read(HEADER.size)
+    if len(header) < HEADER.size or header[: len(MAGIC)] != MAGIC:
+        return None
+    _, kind, _, text_length, records_length, _, pid = HEADER.unpack(header)
+    if at + HEADER.size + text_length + records_length > end:
+        return None
+    text, records = file.read(text_length), file.read(records_length)
+    whole = header + text + records == packed(kind, pid, text, records)
+    return (kind, pid, text, records) if whole else None

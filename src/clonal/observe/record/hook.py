@@ -42,6 +42,7 @@ class Recorder:
         self.waiting = 0  # the process that only makes clones: it is not recorded
         self._symbols: dict[int, Any] = {}
         self._maps = ""
+        self._told = [0, 0, 0]  # stacks, types and faults written out so far
         self._look, self._looked_at = 0.0, 0.0
 
     def install(self) -> None:
@@ -58,7 +59,8 @@ class Recorder:
         self.recording = False
         caller = sys._getframe().f_back
         self.spawned = caller is not None and caller.f_code.co_name == SPAWNS
-        self._symbols, self._maps, self._look = {}, "", 0.0
+        self._symbols, self._maps, self._told, self._look = {}, "", [0, 0, 0], 0.0
+        self.writer.dropped = 0
         self.start()
 
     def parent(self) -> None:
@@ -105,20 +107,26 @@ class Recorder:
             return
         facts = {"stacks": stacks, "types": types, "lost": lost, "fresh": fresh}
         facts |= {"symbols": self._new_symbols(records), "maps": self._new_maps()}
-        self._write(Kind.FAULTS, facts, records)
+        self._write_faults(facts, records)
 
     def _write_rest(self, records: bytes) -> None:
         """Pages that the kernel wrote to in system calls: no fault of this process's own code."""
         if records:
-            facts = {
+            facts: dict[str, Any] = {
                 "stacks": [],
                 "types": [],
-                "lost": 0,
-                "fresh": 0,
                 "symbols": {},
                 "maps": self._new_maps(),
+                "lost": 0,
+                "fresh": 0,
             }
-            self._write(Kind.FAULTS, facts, records)
+            self._write_faults(facts, records)
+
+    def _write_faults(self, facts: dict[str, Any], records: bytes) -> None:
+        """`after`: what was written before, so that a chunk that is lost shifts nothing in those after it."""
+        counts = len(facts["stacks"]), len(facts["types"]), len(records) // file.RECORD
+        self._write(Kind.FAULTS, facts | {"after": self._told}, records)
+        self._told = [before + new for before, new in zip(self._told, counts, strict=True)]
 
     def _new_symbols(self, records: bytes) -> dict[str, Any]:
         words = memoryview(records).cast("Q")  # 5 words each, the third is where the instruction is

@@ -108,6 +108,8 @@ def as_json(made: Tally) -> dict[str, Any]:
             "began": recording.wall,
             "status": recording.status,
             "truncated": recording.truncated,
+            "damaged": recording.damaged,
+            "missed": recording.missed,
             "unreadable_chunks": recording.unreadable,
         },
         "page_size": PAGE,

@@ -51,7 +51,7 @@ def summary(made: Tally, width: int) -> Iterator[Line]:
 
 
 def _heading(recording: Recording, width: int) -> Iterator[Line]:
-    yield ((fit(shlex.join(recording.command), width).rstrip(), BOLD),)
+    yield ((fit(shlex.join(recording.command) or "(command not known)", width).rstrip(), BOLD),)
     if "processor" in recording.machine:
         yield from _wrapped(sentence(_complete(recording.machine)), width, DIM)
     processes = recording.processes.values()
@@ -77,6 +77,12 @@ def shortcomings(recording: Recording) -> Iterator[str]:
     """What the recording does not have."""
     if recording.truncated:
         yield "The file is cut short or damaged: what follows the last whole chunk is not here."
+    if recording.damaged:
+        places = f"in {recording.damaged} places" if recording.damaged > 1 else "in one place"
+        faults = f", {counted(recording.missed, 'fault')}," if recording.missed else ""
+        yield f"The file is damaged {places}: what stood there{faults} is not here; all after it is."
+    if not recording.command:
+        yield "What the file began with is damaged: command, machine and backend are not known."
     if recording.unreadable:
         yield f"{counted(recording.unreadable, 'chunk')} of another version of clonal could not be read."
     if recording.status is None:
