@@ -105,10 +105,9 @@ def of_process(text: str) -> list[Finding]:
 def of_command(command: Sequence[str], aside: bool) -> list[Finding]:
     """Of a command that is run now; `aside`: what it prints goes to standard error."""
     from clonal.cli.record import check as runnable
-    from clonal.cli.record import chosen
+    from clonal.cli.record import chosen, run
     from clonal.observe.analyse import load
     from clonal.observe.doctor.examine import of_recording
-    from clonal.observe.record.run import record
 
     if not command:
         raise UserMistake(f"give the command after --: {USAGE}")
@@ -117,7 +116,7 @@ def of_command(command: Sequence[str], aside: bool) -> list[Finding]:
         runnable(command, path)
         backend = chosen("auto")
         with _output_aside() if aside else contextlib.nullcontext():
-            status = record(command, path, backend=backend)
+            status = run(command, path, backend=backend)
         recording = load(path)
     _tell(recording, status)
     return of_recording(recording)

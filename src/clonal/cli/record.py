@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clonal.cli.main import Parser, UserMistake
+from clonal.observe.record.file import LIMIT, BadRecording, is_recording
 from clonal.report.words import duration, parse_size, size
-
-if TYPE_CHECKING:
-    from clonal.observe.analyse import Recording
 
 USAGE = "clonal record [-o FILE] [options] -- COMMAND [ARGUMENTS]"
 PAGE = 4096
@@ -49,13 +47,22 @@ def main(argv: Sequence[str]) -> int:
     limit = parse_size(arguments.limit, "--limit")
     check(command, output)
     from clonal.observe.record import trap
-    from clonal.observe.record.run import record
 
     backend = chosen(arguments.backend)
     each = trap.cost() if backend == SIGTRAP else 0.0
-    status = record(command, output, limit, backend)
+    status = run(command, output, limit, backend)
     report(output, each)
     return status
+
+
+def run(command: Sequence[str], output: Path, limit: int = LIMIT, backend: str = SIGTRAP) -> int:
+    """Records it; its exit status."""
+    from clonal.observe.record.run import CannotBegin, record
+
+    try:
+        return record(command, output, limit, backend)
+    except CannotBegin as error:
+        raise UserMistake(str(error)) from None
 
 
 def chosen(wanted: str) -> str:
@@ -82,33 +89,64 @@ def check(command: Sequence[str], output: Path) -> None:
     if not command:
         raise UserMistake(f"give the command to record: {USAGE}")
     if shutil.which(command[0]) is None:
-        raise UserMistake(f"{command[0]}: no such command")
-    if output.is_dir() or not os.access(output.absolute().parent, os.W_OK):
-        raise UserMistake(f"{output}: cannot be written; give another file with -o")
+        raise UserMistake(f"{shlex.quote(command[0])}: no such command{_meant(command[0])}")
+    if reason := _unwritable(output):
+        raise UserMistake(f"{output}: {reason}; give another file with -o")
+
+
+def _meant(name: str) -> str:
+    """What was probably meant by a name that is no command."""
+    if not name or not Path(name).is_file():
+        return ""
+    quoted = shlex.quote(name)
+    return (
+        f"; give python {quoted}" if name.endswith(".py") else f"; give its interpreter, or chmod +x {quoted}"
+    )
+
+
+def _unwritable(output: Path) -> str:
+    """Why a recording cannot, or should not, be written there; "" if it can."""
+    folder = output.absolute().parent
+    if output.is_dir():
+        return "is a folder"
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    if not os.access(folder, os.W_OK):
+        return f"this user may not write to {folder}"
+    if not output.exists():
+        return ""
+    if not output.is_file():
+        return "is no regular file"
+    if not os.access(output, os.R_OK) or (output.stat().st_size and not is_recording(output)):
+        return "is there, is no recording, and is not overwritten"
+    return ""
 
 
 def report(output: Path, each: float) -> None:
-    """One line of what was recorded, to standard error: standard output is the command's."""
+    """What was recorded, to standard error: standard output is the command's."""
     from clonal.observe.analyse import load
 
-    found = load(output)
+    try:
+        found = load(output)
+    except (BadRecording, OSError) as error:
+        print(f"clonal record: what was recorded cannot be read: {error}", file=sys.stderr)
+        return
+    if found.empty:
+        print(f"clonal record: {found.empty}", file=sys.stderr)
+        return
+    from clonal.observe.report.summary import plural, shortcomings
+
+    for note in shortcomings(found):
+        print(f"clonal record: {note}", file=sys.stderr)
     copies = found.by_program
     own = len(found.by_recording)
     print(
         f"clonal record: {len(copies):,} pages copied ({size(len(copies) * PAGE)}) in "
-        f"{len(found.processes):,} processes; {_besides(found)}"
-        f"recording {_took(each)}copied {own:,} pages itself\n"
-        f"clonal record: {output} has them; clonal report {output} tells of them",
+        f"{plural(len(found.processes), 'process')}; recording {_took(each)}copied {own:,} pages itself\n"
+        f"clonal record: {output} has them; clonal report {shlex.quote(str(output))} tells of them",
         file=sys.stderr,
     )
 
 
 def _took(each: float) -> str:
     return f"took {duration(each)} more for each copy, and " if each else ""
-
-
-def _besides(found: Recording) -> str:
-    lost = sum(process.lost for process in found.processes.values())
-    failed = [process for process in found.processes.values() if process.failed]
-    text = f"{lost:,} not recorded (too many at once, or the file is full); " if lost else ""
-    return text + (f"process {failed[0].pid} could not be recorded: {failed[0].failed}; " if failed else "")

@@ -19,6 +19,8 @@ OUTCOMES = ("copied", "reused", "copied or reused", "copied from a file")
 REUSED = 1
 KERNEL = ("kernel", "system call")  # who wrote, where no code of the process did
 DATA, ALLOCATOR = CAUSES.index("data"), CAUSES.index("allocator metadata")
+BY_HOOK = ("sigtrap", "snapshot")  # backends that record processes which load the hook
+OTHERS = "--backend bpf records any program; python -S, -I and -E leave out the hook"
 OWN = "clonal/observe/record/hook.py"
 STRINGS = ("mem", "str", "wcs", "wmem", "bcopy", "bzero", "__mem", "__str", "explicit_bzero")
 ARENA = 64 << 20  # where glibc's further arenas begin (malloc/arena.c HEAP_MAX_SIZE)
@@ -87,12 +89,27 @@ class Recording:
     backend: str = ""
     wall: float = 0.0  # when it began, seconds since 1970
     status: int | None = None  # None: the recorder itself was killed
+    hooked: int = 0  # Python processes that would have been recorded from a fork on
     processes: dict[int, Process] = field(default_factory=dict)
     copies: list[Copy] = field(default_factory=list)
     truncated: bool = False
     damaged: int = 0  # stretches of the file that were passed over
     missed: int = 0  # faults that were in them, as far as the chunks after them tell
     unreadable: int = 0  # chunks that say what is not known here
+
+    @property
+    def empty(self) -> str:
+        """Why no process was recorded, and what to do; "" if some were."""
+        if self.processes:
+            return ""
+        if self.hooked:
+            processes = "1 Python process" if self.hooked == 1 else f"{self.hooked} Python processes"
+            return f"{processes} ran, but none forked: no page was shared"
+        if self.backend in BY_HOOK:
+            return (
+                f"no Python process was hooked in, and the {self.backend} backend records no others: {OTHERS}"
+            )
+        return "no process forked: no page was shared"
 
     @property
     def by_recording(self) -> list[Copy]:
@@ -137,6 +154,8 @@ def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None
     if chunk.kind is Kind.BEGIN:
         found.command, found.machine, found.backend = data["command"], data["machine"], data["backend"]
         found.wall = data.get("wall", 0.0)
+    elif chunk.kind is Kind.HOOKED:
+        found.hooked += 1
     elif chunk.kind is Kind.PROCESS:
         contexts[chunk.pid] = _Context(found.backend != "snapshot")
         found.processes[chunk.pid] = _process(chunk.pid, data, found.processes.get(chunk.pid))

@@ -34,6 +34,7 @@ class Kind(enum.IntEnum):
     PROCESS = 2  # a process that is recorded from now on
     FAULTS = 3
     END = 4  # of a process, or with pid 0 of the recording
+    HOOKED = 5  # a Python process that will be recorded when it forks
 
 
 class BadRecording(Error):
@@ -41,6 +42,12 @@ class BadRecording(Error):
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path}: {why}", path=path, why=why)
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a file begins as one, of whatever version. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC))[:3] == MAGIC[:3]
 
 
 class Chunk(NamedTuple):

@@ -39,6 +39,7 @@ class Recorder:
         self.generation = 0  # forks between the first process and this one
         self.recording = False
         self.spawned = False  # only to execute a program
+        self.over = False  # the recording could not be written
         self.waiting = 0  # the process that only makes clones: it is not recorded
         self._symbols: dict[int, Any] = {}
         self._maps = ""
@@ -48,6 +49,7 @@ class Recorder:
     def install(self) -> None:
         global installed
         installed = self
+        self._write(Kind.HOOKED, {"argv": sys.argv[:8]})
         os.register_at_fork(after_in_child=self.child, after_in_parent=self.parent)
         atexit.register(self.finish)
         os._exit = self.exit  # type: ignore[assignment]
@@ -78,6 +80,8 @@ class Recorder:
     def start(self) -> None:
         """Begins, or begins again with what is shared now. A process that cannot be recorded says so in the
         recording and runs on."""
+        if self.over:
+            return
         begun = time.monotonic()
         try:
             signal.signal(DRAIN_SIGNAL, self.drain)
@@ -176,11 +180,15 @@ class Recorder:
             self._write(Kind.END, facts)
 
     def _write(self, kind: Kind, facts: dict[str, Any], records: bytes = b"") -> None:
+        """What cannot be written ends the recording of this process, and of those that it forks later."""
+        if self.over:
+            return
         try:
             self.writer.write(kind, facts, records)
         except OSError as error:
-            self.recording = False
-            print(f"clonal record: {self.writer.path}: {error.strerror}", file=sys.stderr)
+            self.recording, self.over = False, True
+            why = f"{self.writer.path}: {error.strerror}"
+            print(f"clonal record: process {os.getpid()} is not recorded any more: {why}", file=sys.stderr)
 
 
 def install() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import clonal
+from clonal.errors import Error
 from clonal.kernel.machine import machine
 from clonal.observe.record import hook
 from clonal.observe.record.file import LIMIT, Kind, Writer
@@ -20,19 +23,51 @@ PACKAGE = Path(clonal.__file__).resolve().parent.parent
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
+class CannotBegin(Error):
+    """The recording cannot be written, or the command not be run: nothing has happened yet."""
+
+    def __init__(self, name: str, why: str | None) -> None:
+        super().__init__(f"{name}: {why}", name=name, why=why)
+
+
 def record(command: Sequence[str], path: Path, limit: int = LIMIT, backend: str = "sigtrap") -> int:
-    """Runs it and returns its exit status as a shell has it: 128 + the signal that ended it. Raises OSError
-    where it cannot be run, or the recording not be written."""
-    path.unlink(missing_ok=True)
-    writer = Writer(str(path), limit)
+    """Runs it and returns its exit status as a shell has it: 128 + the signal that ended it. Raises
+    CannotBegin. An end that cannot be written is told."""
+    writer = _begun(command, path, limit, backend)
     try:
-        facts = {"command": list(command), "machine": machine(), "backend": backend}
-        writer.write(Kind.BEGIN, facts | {"time": time.monotonic_ns(), "wall": time.time()}, pid=0)
-        status = _run(command, environment(path, limit, backend))
-        writer.write(Kind.END, {"time": time.monotonic_ns(), "status": status}, pid=0)
+        try:
+            status = _run(command, environment(path, limit, backend))
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise CannotBegin(command[0], f"cannot be run: {_why(error)}") from None
+        try:
+            writer.write(Kind.END, {"time": time.monotonic_ns(), "status": status}, pid=0)
+        except OSError as error:
+            print(f"clonal record: {path} has no end: {error.strerror}", file=sys.stderr)
     finally:
         writer.close()
     return status
+
+
+def _begun(command: Sequence[str], path: Path, limit: int, backend: str) -> Writer:
+    """The recording with its beginning, in place of one of this name."""
+    facts = {"command": list(command), "machine": machine(), "backend": backend}
+    try:
+        path.unlink(missing_ok=True)
+        writer = Writer(str(path), limit)
+        writer.write(Kind.BEGIN, facts | {"time": time.monotonic_ns(), "wall": time.time()}, pid=0)
+    except OSError as error:
+        raise CannotBegin(str(path), f"{error.strerror}; give another file with -o") from None
+    return writer
+
+
+def _why(error: OSError) -> str:
+    """Why a file that may be executed was not."""
+    if error.errno == errno.ENOEXEC:
+        return "it is neither a program nor a script that begins with #!; give its interpreter before it"
+    if error.errno == errno.ENOENT:
+        return "the interpreter that its first line names is not there"
+    return error.strerror or str(error)
 
 
 def environment(path: Path, limit: int, backend: str) -> Mapping[str, str]:

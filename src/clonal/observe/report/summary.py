@@ -89,7 +89,8 @@ def shortcomings(recording: Recording) -> Iterator[str]:
         yield "The recording has no end: clonal record was killed, or it still runs."
     lost = sum(process.lost for process in recording.processes.values())
     if lost:
-        yield f"{counted(lost, 'fault')} found no room and are missing."
+        why = "too many at once, or --limit was reached"
+        yield f"{counted(lost, 'fault')} found no room and are missing: {why}."
     failed = [process for process in recording.processes.values() if process.failed]
     for process in failed[:3]:
         yield f"Process {process.pid} could not be recorded: {process.failed}"
@@ -99,7 +100,8 @@ def shortcomings(recording: Recording) -> Iterator[str]:
 
 def _total(made: Tally, width: int) -> Iterator[Line]:
     if not made.recording.processes:
-        yield from _wrapped("No process was recorded: none forked, so no page was shared.", width)
+        why = made.recording.empty
+        yield from _wrapped(f"{why[0].upper()}{why[1:]}.", width)
         return
     yield ((f"{counted(made.copied, 'page')} copied: {amount(made.copied)}", BOLD),)
     if not made.copied:
