@@ -51,6 +51,8 @@ def family(pids: int | Iterable[int], without: Iterable[int] = ()) -> list[Membe
         if pid not in order and pid not in left_out and pid in stats:
             order[pid] = None
             todo += sorted(children.get(pid, ()), reverse=True)
+    if not order:
+        raise Unreadable(roots[0], "has ended while it was looked for")
     return members([stats[pid] for pid in _parents_first(list(order), stats)])
 
 
@@ -62,17 +64,26 @@ def check(pid: int) -> None:
         stat, status = procfs.stat(pid), procfs.status(pid)
         if (group := status.integer("Tgid")) != pid:
             raise Unreadable(pid, f"is a thread of process {group}: give that")
-        if stat.state in "ZX":
+        if stat.state in "ZX" or status["State"][0] in "ZX":
             raise Unreadable(pid, f"{stat.comm} is a zombie: it has ended and its memory is gone")
         if "VmSize" not in status.fields:
             raise Unreadable(pid, f"{stat.comm} is a kernel thread: it has no memory of its own")
         procfs.read("smaps_rollup", pid)
     except PermissionError:
-        raise Unreadable(pid, denied(pid)) from None
+        raise Unreadable(pid, "has ended" if ended(pid) else denied(pid)) from None
     except ProcessLookupError:
         raise Unreadable(pid, "there is no such process") from None
     except FileNotFoundError:  # a kernel before 4.14
         return
+
+
+def ended(pid: int) -> bool:
+    """Whether a process has no memory any more. Its files in /proc are root's then (fs/proc/base.c
+    task_dump_owner): others are denied what was theirs to read."""
+    try:
+        return procfs.stat(pid).state in "ZX"
+    except (ProcessLookupError, FileNotFoundError):
+        return True
 
 
 def denied(pid: int) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from clonal.kernel import procfs
 from clonal.kernel.procfs import PAGE, Smap, Vma
 from clonal.observe import numa, programs, scan
-from clonal.observe.family import Member, denied
+from clonal.observe.family import Member, denied, ended
 from clonal.observe.kinds import KINDS, Region, classify
 from clonal.observe.pages import FILE, HPAGE, HUGE, SWAPPED, ZERO, Cut, Numbers, Pages, pages
 from clonal.observe.pools import find_objects, is_python
@@ -82,7 +82,7 @@ def read(member: Member, zero: Numbers | None, cache: programs.Cache, parent: Re
     except (ProcessLookupError, FileNotFoundError):
         found.problem = ENDED
     except PermissionError:
-        found.problem = denied(pid)
+        found.problem = ENDED if ended(pid) else denied(pid)
     found.place()
     _mark(found, shown=zero is not None)
     return found

@@ -14,7 +14,7 @@ from typing import Any
 
 from clonal.kernel import procfs
 from clonal.kernel.procfs import PAGE
-from clonal.observe.family import Member, denied
+from clonal.observe.family import Member, denied, ended
 from clonal.observe.top.strain import Strain, strain
 from clonal.observe.top.watch import Seen, Watch
 
@@ -155,7 +155,8 @@ class Track:
             new = Memory.read(self.seen.member.pid, self.at, self.seen.stat.minflt)
             self.oom_score = int(procfs.read("oom_score", self.seen.member.pid))
         except PermissionError:
-            self.problem = denied(self.seen.member.pid)
+            if not ended(self.seen.member.pid):
+                self.problem = denied(self.seen.member.pid)
             return
         except (ProcessLookupError, FileNotFoundError):
             return
