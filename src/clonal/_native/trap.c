@@ -29,7 +29,7 @@
 
 #include "trap_state.h"
 
-struct trap_state clonal_trap = {.pagemap = -1, .memory = -1};
+struct trap_state clonal_trap = {.pagemap = -1, .memory = -1, .watch = -1};
 
 /* ---- the Python frames of the faulting thread ---- */
 
@@ -241,6 +241,8 @@ static void forget_pages(void)
     clonal_trap.pagemap = clonal_trap.memory = -1;
     if (clonal_trap.owner == getpid()) /* a child has none of it mapped */
         trap_forget(&clonal_trap.inherited);
+    else
+        trap_watch_close(); /* the parent's, which watches the parent */
     clonal_trap.inherited = (struct inherited){0};
 }
 
@@ -289,7 +291,7 @@ static PyObject *failed(long error, const char *what)
 }
 
 /* trap_start(drain_signal, traps) -> (pages that are shared, whether frames are shown, pages that are its own
- * already) */
+ * already, pages whose writing by the kernel cannot be seen, the errno that is the cause) */
 static PyObject *trap_start(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -317,21 +319,26 @@ static PyObject *trap_start(PyObject *module, PyObject *args)
     if (error < 0)
         return failed(-error, "perf_event_open");
     enable();
+    trap_watch_open();
     bool good = trap_look(&clonal_trap.inherited, clonal_trap.ring, clonal_trap.pagemap);
     clonal_trap.looking = false;
     if (!good)
         return failed(errno ? errno : EIO, "/proc/self/maps");
-    return Py_BuildValue("(KOK)", (unsigned long long)clonal_trap.inherited.shared,
-                         clonal_trap.inherited.frames_shown ? Py_True : Py_False,
-                         (unsigned long long)clonal_trap.inherited.already_own);
+    const struct inherited *all = &clonal_trap.inherited;
+    return Py_BuildValue("(KOKKi)", (unsigned long long)all->shared, all->frames_shown ? Py_True : Py_False,
+                         (unsigned long long)all->already_own,
+                         (unsigned long long)(all->frames_shown ? 0 : all->unwatched),
+                         clonal_trap.watch_refused ? clonal_trap.watch_refused : EBUSY);
 }
 
-void clonal_trap_close(void)
+void clonal_trap_close(bool ends)
 {
     if (clonal_trap.owner != getpid())
         return;
     close_events();
     forget_pages();
+    if (!ends)
+        trap_watch_close();
 }
 
 /* trap_probe() -> 0, or the errno with which this kernel refuses to record. */

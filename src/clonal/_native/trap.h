@@ -24,7 +24,11 @@ enum cause { CAUSE_UNKNOWN, CAUSE_REFCOUNT, CAUSE_GC, CAUSE_ALLOCATOR, CAUSE_INT
 enum outcome { COPIED, REUSED, COPIED_OR_REUSED, COPIED_FROM_FILE };
 
 /* Of a page when recording began, and since. */
-enum { PAGE_SEEN = 1, PAGE_OWN = 2 }; /* accounted for; anonymous, not the file's */
+enum {
+    PAGE_SEEN = 1,    /* accounted for */
+    PAGE_OWN = 2,     /* anonymous, not the file's */
+    PAGE_WATCHED = 4, /* the kernel tells when it is written (trap_watch.c) */
+};
 
 /* One fault; 40 bytes, as record/trap.py reads them. */
 struct fault {
@@ -87,6 +91,7 @@ struct inherited {
     uint8_t *seen;
     uint64_t pages, most; /* indices given, and how many there are */
     uint64_t shared, frames_shown, already_own;
+    uint64_t unwatched; /* shared anonymous pages of which the kernel does not tell when they are written */
 };
 
 /* trap.c: CLOCK_MONOTONIC in nanoseconds */

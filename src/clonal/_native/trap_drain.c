@@ -130,7 +130,7 @@ static bool append_page(PyObject *records, uint64_t page, int outcome)
     return true;
 }
 
-static bool append_run(PyObject *records, const struct inherited *all, const struct run *run)
+static bool append_run(PyObject *records, const struct inherited *all, const struct run *run, bool watched)
 {
     uint64_t *entries = clonal_trap.ring->entries;
     for (uint64_t page = run->first; page < run->last; page += 4096) {
@@ -140,8 +140,10 @@ static bool append_run(PyObject *records, const struct inherited *all, const str
         for (uint64_t i = 0; i < count; i++) {
             uint8_t *seen = &all->seen[run->at + page + i - run->first];
             int outcome = trap_outcome(all, run, page + i, entries[i]);
-            bool loosely = !clonal_trap.events && outcome == COPIED_OR_REUSED && entries[i] & PM_EXCLUSIVE;
-            bool copied = outcome == COPIED || outcome == COPIED_FROM_FILE || loosely;
+            bool copied = outcome == COPIED || outcome == COPIED_FROM_FILE;
+            if (outcome == COPIED_OR_REUSED)
+                copied = *seen & PAGE_WATCHED ? watched && !(entries[i] & PM_WATCHED)
+                                              : !clonal_trap.events && entries[i] & PM_EXCLUSIVE;
             if (*seen & PAGE_SEEN || !copied)
                 continue;
             *seen |= PAGE_SEEN;
@@ -152,27 +154,28 @@ static bool append_run(PyObject *records, const struct inherited *all, const str
     return true;
 }
 
-/* trap_rest() -> records of pages that were copied without a fault of user code, as bytes. Only where the
- * kernel shows frame numbers, or for pages of files: that a page has become this process's alone may also
- * mean that the others let go of it. */
+/* trap_rest() -> records of pages that were copied without a fault of user code, as bytes. Only of pages that
+ * are watched, where the kernel shows frame numbers, or of files: that a page has become this process's alone
+ * may also mean that the others let go of it. */
 static PyObject *trap_rest(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
     PyObject *records = PyByteArray_FromStringAndSize(NULL, 0);
     const struct inherited *all = &clonal_trap.inherited;
+    bool watched = clonal_trap.owner == getpid() && trap_watched();
     for (uint32_t i = 0; records && clonal_trap.owner == getpid() && i < all->count; i++)
-        if (!append_run(records, all, &all->runs[i]))
+        if (!append_run(records, all, &all->runs[i], watched))
             Py_CLEAR(records);
     PyObject *found = records ? PyBytes_FromObject(records) : NULL;
     Py_XDECREF(records);
     return found;
 }
 
-/* trap_stop(): no more faults are noted. */
-static PyObject *trap_stop(PyObject *module, PyObject *unused)
+/* trap_stop(ends): no more faults are noted; whether the process ends too. */
+static PyObject *trap_stop(PyObject *module, PyObject *ends)
 {
-    (void)module, (void)unused;
-    clonal_trap_close();
+    (void)module;
+    clonal_trap_close(ends == Py_True);
     Py_RETURN_NONE;
 }
 
@@ -207,6 +210,6 @@ static PyObject *trap_symbol(PyObject *module, PyObject *argument)
 
 PyMethodDef clonal_trap_drain_methods[] = {
     {"trap_drain", trap_drain, METH_NOARGS, NULL}, {"trap_rest", trap_rest, METH_NOARGS, NULL},
-    {"trap_stop", trap_stop, METH_NOARGS, NULL},   {"trap_maps", trap_maps, METH_NOARGS, NULL},
+    {"trap_stop", trap_stop, METH_O, NULL},        {"trap_maps", trap_maps, METH_NOARGS, NULL},
     {"trap_symbol", trap_symbol, METH_O, NULL},    {NULL, NULL, 0, NULL},
 };

@@ -13,12 +13,26 @@ struct trap_state {
     struct inherited inherited;
     pid_t owner; /* whose ring it is: a child makes its own */
     int pagemap, memory, events, drain_signal, busy;
+    int watch, watch_refused; /* a userfaultfd, -1: none, because of this errno */
+    uint64_t sentinel;        /* number of a page that is watched and never written */
     bool own_stack, looking;
     int event[TRAP_THREADS];
 };
 
 extern struct trap_state clonal_trap;
 
-void clonal_trap_close(void); /* trap.c: the end of the recording of this process */
+/* trap.c: the end of the recording of this process. If the process ends too, the kernel lets go of what was
+ * watched faster than can be done here. */
+void clonal_trap_close(bool ends);
+
+/* trap_watch.c */
+void trap_watch_open(void);
+void trap_watch_close(void);
+
+/* Whether what was watched still is: a program may close every descriptor that it finds. */
+bool trap_watched(void);
+
+/* Watches the shared pages of a private anonymous mapping; `run` is the first run that may have some. */
+void trap_watch_mapping(struct inherited *all, uint32_t run, uint64_t start, uint64_t end);
 
 #endif

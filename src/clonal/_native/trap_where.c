@@ -6,6 +6,7 @@
 #include "pagemap.h"
 #include "sys.h"
 #include "text.h"
+#include "trap_state.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -40,7 +41,11 @@ static bool parse(const char *line, struct mapping *found)
     parse_number(&line, 16), line++; /* major */
     parse_number(&line, 16), line++; /* minor */
     found->file = parse_number(&line, 10) != 0;
-    return found->private && readable && found->end < 1ULL << 47;
+    line++;
+    while (*line == ' ')
+        line++;
+    bool kernels = line[0] == '[' && line[1] == 'v'; /* [vvar], [vdso] */
+    return found->private && readable && !kernels && found->end < 1ULL << 47;
 }
 
 /* Room for the page's index: the end of the latest run, or of a new one. False where there is none. */
@@ -81,6 +86,7 @@ static bool add_entry(struct inherited *all, uint64_t page, uint64_t entry, bool
 static bool add_mapping(struct inherited *all, const struct mapping *vma, struct ring *ring, int pagemap)
 {
     uint64_t *entries = ring->entries;
+    uint32_t before = all->count ? all->count - 1 : 0;
     for (uint64_t page = vma->start / 4096; page < vma->end / 4096; page += CHUNK) {
         uint64_t count = vma->end / 4096 - page < CHUNK ? vma->end / 4096 - page : CHUNK;
         if (pread(pagemap, entries, count * 8, (off_t)page * 8) != (ssize_t)(count * 8))
@@ -89,6 +95,8 @@ static bool add_mapping(struct inherited *all, const struct mapping *vma, struct
             if (!add_entry(all, page + i, entries[i], vma->file))
                 return false;
     }
+    if (!vma->file)
+        trap_watch_mapping(all, before, vma->start, vma->end);
     return true;
 }
 
@@ -160,6 +168,8 @@ int trap_outcome(const struct inherited *all, const struct run *run, uint64_t pa
     uint64_t before = all->frame_number[index], now = entry & PM_FRAME;
     if (!(all->seen[index] & PAGE_OWN))
         return COPIED_FROM_FILE;
+    if (all->seen[index] & PAGE_WATCHED && entry & PM_WATCHED && !(entry & PM_EXCLUSIVE))
+        return -1; /* moved, as the kernel does to make room for huge pages */
     return !before || !now ? COPIED_OR_REUSED : before == now ? REUSED : COPIED;
 }
 

@@ -76,6 +76,8 @@ class Process:
     lost: int = 0  # faults that found no room
     fresh: int = 0  # first touches, which copy nothing
     executes: list[str] = field(default_factory=list)  # the program it ran in its place, and its arguments
+    unwatched: int = 0  # pages of which the kernel does not tell what it writes to them in system calls
+    unwatched_why: int = 0  # the errno
     spawned: bool = False  # by subprocess, which executes where nothing can be written out any more
 
 
@@ -181,6 +183,7 @@ def _process(pid: int, data: dict[str, Any], before: Process | None) -> Process:
         pid, data["parent"], data["generation"], data["argv"], data.get("shared", 0), data.get("own", 0),
         data["time"], failed=data.get("failed"), spawned=data.get("spawned", False),
     )  # fmt: skip
+    made.unwatched, made.unwatched_why = data.get("unwatched", (0, 0))
     if before is not None:
         made.generation = max(made.generation, before.generation)
         made.lost, made.fresh, made.executes = before.lost, before.fresh, before.executes

@@ -30,8 +30,8 @@ class Recorder(hook.Recorder):
         facts = {"command": [sys.executable, *sys.argv], "machine": machine(), "backend": backend}
         self.writer.write(Kind.BEGIN, facts | {"time": time.monotonic_ns(), "wall": time.time()}, pid=0)
 
-    def finish(self) -> None:
-        super().finish()
+    def finish(self, ends: bool = True) -> None:
+        super().finish(ends)
         if os.getpid() == self._template:
             self._template = 0
             self.writer.write(Kind.END, {"time": time.monotonic_ns(), "status": 0}, pid=0)
@@ -49,7 +49,7 @@ def prepare(path: str | None) -> None:
         recorder = Recorder(path, _traps())
         recorder.install()
     if recorder is not None:
-        recorder.finish()  # what it has of this process: the heap is about to be replaced
+        recorder.finish(ends=False)  # what it has of this process: the heap is about to be replaced
         recorder.waiting = os.getpid()
         hooks.before_answer(recorder.finish)
 

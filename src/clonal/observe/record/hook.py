@@ -50,6 +50,7 @@ class Recorder:
         global installed
         installed = self
         self._write(Kind.HOOKED, {"argv": sys.argv[:8]})
+        self._await_drain()  # here already: another thread may fork
         os.register_at_fork(after_in_child=self.child, after_in_parent=self.parent)
         atexit.register(self.finish)
         os._exit = self.exit  # type: ignore[assignment]
@@ -83,17 +84,25 @@ class Recorder:
         if self.over:
             return
         begun = time.monotonic()
+        self._await_drain()
         try:
-            signal.signal(DRAIN_SIGNAL, self.drain)
-            shared, frames_shown, own = _native.trap_start(DRAIN_SIGNAL, self.traps)
-        except (OSError, ValueError) as error:  # ValueError: not the main thread
+            shared, frames_shown, own, unwatched, why = _native.trap_start(DRAIN_SIGNAL, self.traps)
+        except OSError as error:
             self.note({"failed": str(error)})
             return
         self._looked_at = time.monotonic()
         self._look = self._looked_at - begun
         if not self.recording:
             self.recording = True
-            self.note({"shared": shared, "own": own, "frames_shown": frames_shown})
+            facts = {"shared": shared, "own": own, "frames_shown": frames_shown}
+            self.note(facts | ({"unwatched": [unwatched, why]} if unwatched else {}))
+
+    def _await_drain(self) -> None:
+        """Again in each process, for the program may have reset its signals."""
+        try:
+            signal.signal(DRAIN_SIGNAL, self.drain)
+        except ValueError:  # not the main thread: as it was
+            pass
 
     def note(self, facts: dict[str, Any]) -> None:
         """A chunk that introduces this process."""
@@ -146,13 +155,13 @@ class Recorder:
         self._maps = maps
         return maps
 
-    def finish(self) -> None:
-        """At the end of the process."""
+    def finish(self, ends: bool = True) -> None:
+        """At the end of the process, or of its recording."""
         if self.recording:
             rest = _native.trap_rest()
             self.drain()
             self._write_rest(rest)
-            _native.trap_stop()
+            _native.trap_stop(ends)
             self.recording = False
             self._write(Kind.END, {"time": time.monotonic_ns(), "dropped": self.writer.dropped})
 

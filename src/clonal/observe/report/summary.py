@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import textwrap
 from collections.abc import Callable, Iterator
@@ -91,11 +92,21 @@ def shortcomings(recording: Recording) -> Iterator[str]:
     if lost:
         why = "too many at once, or --limit was reached"
         yield f"{counted(lost, 'fault')} found no room and are missing: {why}."
+    yield from _unwatched(recording)
     failed = [process for process in recording.processes.values() if process.failed]
     for process in failed[:3]:
         yield f"Process {process.pid} could not be recorded: {process.failed}"
     if len(failed) > 3:
         yield f"Nor could {len(failed) - 3} others."
+
+
+def _unwatched(recording: Recording) -> Iterator[str]:
+    """What the kernel writes for a process is no fault of its code: it is seen by userfaultfd, or not."""
+    blind = [process for process in recording.processes.values() if process.unwatched]
+    if blind:
+        pages = sum(process.unwatched for process in blind)
+        why = os.strerror(blind[0].unwatched_why)
+        yield f"What system calls write to {counted(pages, 'page')} is not seen (userfaultfd: {why})."
 
 
 def _total(made: Tally, width: int) -> Iterator[Line]:
