@@ -97,7 +97,7 @@ def test_a_program_that_is_not_python_is_mapped_too() -> None:
 
 def test_no_such_process_and_no_number_are_told() -> None:
     assert "process 999999999: there is no such process" in refused(999999999)
-    assert "'self' is no process number" in refused("self")
+    assert "no process is called 'self'" in refused("self")
     assert "'-1'" in refused("--", "-1")
 
 

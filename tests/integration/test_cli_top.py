@@ -109,8 +109,8 @@ def read_until(terminal: int, wanted: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["x"], "'x' is no process number"),
-        (["0", "--once"], "there is no such process"),
+        (["x"], "no process is called 'x'"),
+        (["0"], "there is no such process"),
         (["999999999", "--once"], "there is no such process"),
         (["1", "2"], "unrecognized arguments: 2"),
         (["--once", "--interval", "soon"], "'soon' is no time"),

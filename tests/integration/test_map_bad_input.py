@@ -69,9 +69,9 @@ def looked_at(pids, victim, module, step, collect):
     return found
 
 
-NAMELESS = {"_processes", "classify", "count"}
+NAMELESS = {"processes", "classify", "count"}
 STEPS = [
-    (procfs, "stat"), (procfs, "status"), (procfs, "read"), (family, "_processes"), (family, "_command"),
+    (procfs, "stat"), (procfs, "status"), (procfs, "read"), (family, "processes"), (family, "words"),
     (procfs, "smaps"), (programs, "extents"), (reading, "classify"), (numa, "by_node"), (reading, "pages"),
     (reading, "find_objects"), (frames, "count"),
 ]

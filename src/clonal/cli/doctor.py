@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from clonal.observe.analyse import Recording
     from clonal.observe.doctor.finding import Finding
 
-USAGE = "clonal doctor [options] PID | clonal doctor [options] [--recording FILE] [-- COMMAND [ARGUMENTS]]"
+USAGE = (
+    "clonal doctor [options] PID|NAME | clonal doctor [options] [--recording FILE] [-- COMMAND [ARGUMENTS]]"
+)
 ANY = "any"
 WIDTH = 100
 NOTHING = "clonal doctor: nothing to change: no finding is worth a line"
@@ -43,7 +45,9 @@ def parser() -> Parser:
         "--fail-on", action="append", default=[], metavar="FINDING|any", help="exit status 1 if it is found"
     )
     made.add_argument("--recording", type=Path, metavar="FILE", help="a recording of `clonal record`")
-    made.add_argument("pid", nargs="?", metavar="PID", help="a process; its descendants are looked at too")
+    made.add_argument(
+        "pid", nargs="?", metavar="PID|NAME", help="a process, or its program's name; descendants too"
+    )
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +23,15 @@ def parser() -> Parser:
     """The verb's command line."""
     made = Parser(
         prog="clonal map",
-        usage="clonal map PID… [--json | --prometheus] [--html FILE.html]",
+        usage="clonal map PID|NAME… [--json | --prometheus] [--html FILE.html]",
         description="Which memory these processes, and all that descend from them, share, and with whom: by "
         "process, by kind of memory, page by page.",
         epilog="As root by page frames; else by the exclusive bit of each page, and the output says what is "
         "not known then. Processes of others need root.",
     )
-    made.add_argument("pids", nargs="+", metavar="PID", help="a process; its descendants are mapped too")
+    made.add_argument(
+        "pids", nargs="+", metavar="PID|NAME", help="a process, or its program's name; descendants too"
+    )
     output = made.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print all figures as JSON")
     output.add_argument("--prometheus", action="store_true", help="print them for Prometheus")
@@ -63,10 +66,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def pid_of(text: str) -> int:
-    """A process's number."""
-    if not text.isdecimal() or not text.isascii() or len(text) > 9:
+    """The process of this number, or of this name."""
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return int(text)
+    if not text or re.fullmatch(r"[-+]?[0-9.]+", text):
         raise UserMistake(f"{text!r} is no process number")
-    return int(text)
+    from clonal.observe.named import NotNamed, find
+
+    try:
+        return find(text)
+    except NotNamed as error:
+        raise UserMistake(str(error)) from None
 
 
 def look(pids: Sequence[int], index: bool) -> Snapshot:

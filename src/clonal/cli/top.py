@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -24,12 +25,12 @@ def parser() -> Parser:
     """The verb's command line."""
     made = Parser(
         prog="clonal top",
-        usage="clonal top [PID] [--interval TIME] [--once] [--json]",
+        usage="clonal top [PID|NAME] [--interval TIME] [--once] [--json]",
         description="A process and all that descend from it, live: what each shares, has alone and copies, "
-        "how it grows and faults. Without PID all families of forked processes that you may see.",
+        "how it grows and faults. Without one all families of forked processes that you may see.",
         epilog="? shows the keys. Processes of others need root.",
     )
-    made.add_argument("pid", nargs="?", metavar="PID", help="a process, say a template or a pre-fork master")
+    made.add_argument("pid", nargs="?", metavar="PID|NAME", help="a process, its program's name, or template")
     made.add_argument("--interval", metavar="TIME", default="1s", help="between samples (1s)")
     made.add_argument("--once", action="store_true", help="print one sample, with rates over one interval")
     made.add_argument("--json", action="store_true", help="print a sample a line, until interrupted")
@@ -45,13 +46,11 @@ def main(argv: Sequence[str]) -> int:
     if not SHORTEST <= interval <= LONGEST:
         raise UserMistake(f"--interval: give between 100ms and 1h, not {arguments.interval}")
     pid = None if arguments.pid is None else pid_of(arguments.pid)
-    live = not (arguments.once or arguments.json)
-    if live:
+    sampler = _sampler(pid, whole=arguments.once)
+    if not (arguments.once or arguments.json):
         require("textual", EXTRA)
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise UserMistake("the live view needs a terminal: use --once or --json elsewhere")
-    sampler = _sampler(pid, whole=arguments.once)
-    if live:
         from clonal.observe.top.app import TopApp
 
         TopApp(sampler, interval).run()
@@ -106,4 +105,5 @@ def show(sample: Sample, pid: int | None) -> None:
     for problem in sorted({f"{row.pid}: {row.problem}" for row in sample.rows if row.problem}):
         out.print(f"Not known of process {problem}", markup=False)
     if sample.hidden and pid is None:
-        out.print(f"Processes of others that are not shown: {sample.hidden} (root sees them)", markup=False)
+        why = "they have rights that root lacks here" if os.geteuid() == 0 else "root sees them"
+        out.print(f"Processes of others that are not shown: {sample.hidden} ({why})", markup=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,13 +24,22 @@ class Unreadable(Error):
 
 @dataclass(frozen=True)
 class Member:
-    """A process of a family. `name` is what it calls itself (15 letters), `command` its command line."""
+    """A process of a family. `name` is what it calls itself (15 letters), `command` its command line, `of`
+    that of the program that made a template."""
 
     pid: int
     ppid: int
     name: str
     role: Role = "process"
     command: str = ""
+    of: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        if not self.of:
+            return f"process {self.pid} ({self.name})"
+        return f"template {self.pid} of {shortened(self.of, 30)}"
 
 
 def family(pids: int | Iterable[int], without: Iterable[int] = ()) -> list[Member]:
@@ -39,7 +48,7 @@ def family(pids: int | Iterable[int], without: Iterable[int] = ()) -> list[Membe
     roots = [pids] if isinstance(pids, int) else list(dict.fromkeys(pids))
     for pid in roots:
         check(pid)
-    stats = {each.pid: each for each in _processes()}
+    stats = {each.pid: each for each in processes()}
     children: dict[int, list[int]] = {}
     for each in stats.values():
         children.setdefault(each.ppid, []).append(each.pid)
@@ -96,7 +105,8 @@ def denied(pid: int) -> str:
     return f"may not be inspected by user {os.geteuid()}: root may (sudo)"
 
 
-def _processes() -> Iterable[procfs.Stat]:
+def processes() -> Iterator[procfs.Stat]:
+    """All that there are, without zombies."""
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -132,12 +142,29 @@ def members(stats: Sequence[procfs.Stat]) -> list[Member]:
             roles[each.pid] = "clone"
         else:
             roles[each.pid] = "process"
-    return [Member(each.pid, each.ppid, each.comm, roles[each.pid], _command(each.pid)) for each in stats]
+    made_by = {each.pid: command(each.ppid) for each in stats if roles[each.pid] == "template"}
+    return [
+        Member(each.pid, each.ppid, each.comm, roles[each.pid], command(each.pid), made_by.get(each.pid, ""))
+        for each in stats
+    ]
 
 
-def _command(pid: int) -> str:
+def command(pid: int) -> str:
+    """Its command line, "" of a kernel thread and of one that has ended."""
+    return " ".join(words(pid)).strip()
+
+
+def shortened(command: str, letters: int) -> str:
+    """A command line without the folder of its program, cut."""
+    first, space, rest = command.partition(" ")
+    text = first.rpartition("/")[2] + space + rest
+    return text if len(text) <= letters else text[: letters - 1] + "…"
+
+
+def words(pid: int) -> list[str]:
+    """The words of its command line."""
     try:
-        words = procfs.read("cmdline", pid).split(b"\0")
+        text = procfs.read("cmdline", pid)
     except OSError:
-        return ""
-    return b" ".join(words).decode(errors="replace").strip()
+        return []
+    return text.rstrip(b"\0").decode(errors="replace").split("\0") if text else []

@@ -46,7 +46,7 @@ def short(size: int | None) -> str:
 def headline(family: FamilySharing) -> list[str]:
     """What it is of, what it takes, and how that is known."""
     first, count = family.members[0], len(family.members)
-    what = f"process {first.pid} ({first.member.name})"
+    what = first.member.title
     who = what if count == 1 else f"{what} and {count - 1} more"
     mapped = short(family.total.present)
     if family.distinct is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from clonal.observe.family import Member, shortened
 from clonal.observe.table import short
 from clonal.observe.top.sampler import Row, Sample
 
@@ -75,11 +76,18 @@ def label(row: Row, width: int, tree: bool) -> str:
     branch = " " * min(row.depth - 1, 4) + "└" if tree and row.depth else ""
     name = row.member.name if row.member.role == "process" else row.member.role
     text = f"{branch}{row.pid} {name}"
-    first, _, rest = row.member.command.partition(" ")
-    command = rest if first.rpartition("/")[2] == name else row.member.command
+    command = _besides(row.member)
     if command and width - len(text) >= 12:
         text += f" {command}"
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _besides(member: Member) -> str:
+    """What else tells one from others: of a template the program that made it."""
+    if member.role != "process":
+        return f"of {shortened(member.of, 200)}" if member.of else ""
+    first, _, rest = member.command.partition(" ")
+    return rest if first.rpartition("/")[2] == member.name else member.command
 
 
 def cells(row: Row) -> list[str]:
@@ -104,5 +112,5 @@ def ordered(rows: Sequence[Row], column: int | None, descending: bool) -> list[R
 def matches(row: Row, words: str) -> bool:
     """Whether all words occur in what is known of the process."""
     member = row.member
-    text = f"{member.pid} {member.name} {member.role} {member.command}".lower()
+    text = f"{member.pid} {member.name} {member.role} {member.command} {member.of}".lower()
     return all(word in text for word in words.lower().split())

@@ -21,8 +21,7 @@ def who(sample: Sample, pid: int | None) -> str:
     if pid is None or families > 1:
         words = "1 family" if families == 1 else f"{families} families"
         return f"{words}, {counted(len(rows), 'process').replace('processs', 'processes')}"
-    first = rows[0].member
-    alone = f"process {first.pid} ({first.name})"
+    alone = rows[0].member.title
     return alone if len(rows) == 1 else f"{alone} and {len(rows) - 1} more"
 
 
