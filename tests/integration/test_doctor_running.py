@@ -207,7 +207,7 @@ def test_a_framework_is_recognised(words: list[str], files: list[str], framework
         (["1", "--", "true"], "give a PID, a recording or a command"),
         (["--"], "give the command after --"),
         (["--", "no-such-command"], "no-such-command: no such command"),
-        (["0x1"], "is no process number"),
+        (["0x1"], "no process is called"),
         (["999999999"], "there is no such process"),
         (["--fail-on", "bugs", "1"], f"there are {', '.join(NAMES)}, any"),
         (["--recording", "/nowhere"], "/nowhere: No such file"),
