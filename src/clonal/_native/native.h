@@ -20,5 +20,6 @@ extern PyMethodDef clonal_interpose_methods[];  /* interpose.c: madvise, mremap,
 extern PyMethodDef clonal_pagemap_methods[];    /* pagemap.c: which image pages this process copied */
 extern PyMethodDef clonal_trap_methods[];       /* trap.c: recording of copy-on-write faults */
 extern PyMethodDef clonal_trap_drain_methods[]; /* trap_drain.c: what was recorded, readable */
+extern PyMethodDef clonal_trap_keep_methods[];  /* trap_keep.c: the ring, given to who outlives us */
 
 #endif

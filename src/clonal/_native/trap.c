@@ -6,7 +6,6 @@
  * out, and calls nothing but system calls: what it notes is made readable later (trap_drain.c).
  */
 #define _GNU_SOURCE
-#define Py_BUILD_CORE 1
 #include "trap.h"
 
 #include "native.h"
@@ -24,77 +23,9 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-#include <internal/pycore_frame.h>
-#include <internal/pycore_pystate.h>
-
 #include "trap_state.h"
 
-struct trap_state clonal_trap = {.pagemap = -1, .memory = -1, .watch = -1};
-
-/* ---- the Python frames of the faulting thread ---- */
-
-static _PyInterpreterFrame *innermost(PyThreadState *state)
-{
-#if PY_VERSION_HEX >= 0x030D0000
-    return state->current_frame;
-#else
-    return state->cframe ? state->cframe->current_frame : NULL;
-#endif
-}
-
-static bool is_python(const _PyInterpreterFrame *frame)
-{
-#if PY_VERSION_HEX >= 0x030C0000
-    return frame->owner != FRAME_OWNED_BY_CSTACK;
-#else
-    (void)frame;
-    return true;
-#endif
-}
-
-static struct frame look_at(const _PyInterpreterFrame *frame)
-{
-#if PY_VERSION_HEX >= 0x030D0000
-    PyCodeObject *code = (PyCodeObject *)frame->f_executable;
-    _Py_CODEUNIT *at = frame->instr_ptr;
-#else
-    PyCodeObject *code = frame->f_code;
-    _Py_CODEUNIT *at = frame->prev_instr;
-#endif
-    return (struct frame){(uint64_t)code, (uint64_t)(at - _PyCode_CODE(code))};
-}
-
-/* Notes the stack if it is new; its number, 0 if there is none or no room. */
-static uint32_t stack_number(struct ring *ring)
-{
-    PyThreadState *state = PyGILState_GetThisThreadState(); /* thread-specific: also without the GIL */
-    uint32_t first = ring->frames, depth = 0;
-    uint64_t hash = 14695981039346656037u;
-    if (!state || first + DEPTH > FRAMES)
-        return 0;
-    for (_PyInterpreterFrame *at = innermost(state); at && depth < DEPTH; at = at->previous) {
-        if (!is_python(at))
-            continue;
-        struct frame found = ring->frame[first + depth++] = look_at(at);
-        hash = (hash ^ found.code) * 1099511628211u;
-        hash = (hash ^ found.instruction) * 1099511628211u;
-    }
-    if (!depth)
-        return 0;
-    for (uint32_t i = 0, slot = (uint32_t)(hash >> 20); i < 2 * STACKS; i++, slot++) {
-        uint32_t number = ring->stack_index[slot % (2 * STACKS)];
-        if (number && ring->stack[number - 1].hash == hash && ring->stack[number - 1].depth == depth)
-            return number;
-        if (number)
-            continue;
-        if (ring->stacks == STACKS)
-            return 0;
-        ring->stack[ring->stacks++] = (struct stack){hash, first, depth};
-        ring->frames += depth;
-        return ring->stack_index[slot % (2 * STACKS)] = ring->stacks;
-    }
-    return 0;
-}
+struct trap_state clonal_trap = {.pagemap = -1, .memory = -1, .watch = -1, .ring_file = -1};
 
 /* ---- one fault ---- */
 
@@ -151,14 +82,14 @@ static void note(struct ring *ring, uint64_t address, void *context)
         __atomic_exchange_n(&clonal_trap.busy, 1, __ATOMIC_ACQUIRE)) /* two threads: tables have one writer */
         SYS(SYS_sched_yield, 0);
     trap_classify(ring, &fault);
-    fault.stack = stack_number(ring);
+    fault.stack = trap_stack(ring);
     uint32_t number = ring->faults;
     if (number < FAULTS)
         ring->fault[ring->faults++] = fault;
     else
         ring->lost++;
     __atomic_store_n(&clonal_trap.busy, 0, __ATOMIC_RELEASE);
-    if (number == DRAIN_AT)
+    if (number == DRAIN_AT || fault.time > clonal_trap.drained_at + DRAIN_AFTER)
         PyErr_SetInterruptEx(clonal_trap.drain_signal);
 }
 
@@ -246,15 +177,6 @@ static void forget_pages(void)
     clonal_trap.inherited = (struct inherited){0};
 }
 
-static struct ring *new_ring(void)
-{
-    void *found = mmap(NULL, sizeof(struct ring), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (found == MAP_FAILED)
-        return NULL;
-    madvise(found, sizeof(struct ring), MADV_DONTFORK);
-    return found;
-}
-
 static void unblock(void)
 {
     sigset_t trap;
@@ -302,7 +224,9 @@ static PyObject *trap_start(PyObject *module, PyObject *args)
     forget_pages();
     clonal_trap.busy = 0;
     if (clonal_trap.owner != getpid()) {
-        clonal_trap.ring = new_ring(); /* that of the parent is not mapped here */
+        if (clonal_trap.ring_file >= 0)
+            close(clonal_trap.ring_file);
+        clonal_trap.ring = trap_new_ring(); /* that of the parent is not mapped here */
         clonal_trap.owner = getpid();
     }
     if (!clonal_trap.ring)
@@ -314,6 +238,7 @@ static PyObject *trap_start(PyObject *module, PyObject *args)
     if (traps && !install(clonal_trap.ring))
         return failed(errno, "SIGTRAP");
     clonal_trap.looking = true;
+    clonal_trap.drained_at = trap_now();
     clonal_trap.ring->early_count = 0;
     long error = traps ? open_events() : 0;
     if (error < 0)

@@ -9,8 +9,12 @@
 enum {
     FAULTS = 1 << 16,      /* records between two drains */
     DRAIN_AT = FAULTS / 2, /* when the process is asked to drain */
+    DRAIN_AFTER = 200000000, /* ns after the latest, the same */
     STACKS = 1 << 14,
     FRAMES = 1 << 18, /* of all stacks together */
+    CODES = 1 << 14,
+    NAMES = 1 << 14,
+    NAMES_TEXT = 1 << 20, /* of all names together */
     DEPTH = 64,       /* frames of one stack, from the innermost */
     TYPES = 1 << 12,
     EARLY = 1 << 12, /* faults while the pages are looked at */
@@ -42,8 +46,15 @@ struct fault {
 };
 
 struct frame {
-    uint64_t code;        /* PyCodeObject * */
-    uint64_t instruction; /* its offset in code units */
+    uint32_t code; /* index of ring->code; CODES: not known */
+    int32_t line;
+};
+
+/* A code object and how it is called. */
+struct code {
+    uint64_t address, qualname, filename; /* of the objects */
+    int32_t first_line;
+    uint32_t name, file; /* of ring->names */
 };
 
 struct stack {
@@ -55,17 +66,22 @@ struct stack {
 struct shape {
     uint64_t type, flags;
     uint32_t presize; /* bytes before the object in its block (_PyType_PreHeaderSize) */
-    uint32_t size;
+    uint32_t size, name; /* of ring->names */
 };
 
 /* All that the handler writes to: shared memory that fork leaves out, so writing it never copies a page. */
 struct ring {
-    uint32_t faults, lost, fresh, stacks, frames, types;
-    uint32_t drained_stacks, drained_types;
+    uint32_t faults, lost, fresh, stacks, frames, types, codes, name_count, names_end, text_end;
+    uint32_t drained_stacks, drained_types; /* what has been written out */
+    uint64_t drained_faults;                /* the same; those are no longer in `fault` */
     struct fault fault[FAULTS];
     struct stack stack[STACKS];
     uint32_t stack_index[2 * STACKS]; /* open addressing by hash */
     struct frame frame[FRAMES];
+    struct code code[CODES];
+    uint32_t code_index[2 * CODES];
+    uint32_t name_index[2 * NAMES];
+    char names[NAMES_TEXT]; /* each ends with a 0; that at 0 is empty */
     struct shape type[TYPES];
     uint64_t pool; /* the pool of the latest fault, and the size of its blocks */
     uint32_t pool_block;
@@ -73,7 +89,7 @@ struct ring {
     uint32_t early_count;
     uint64_t early[EARLY]; /* page numbers */
     char signal_stack[1 << 16];
-    char text[TEXT]; /* where the kernel writes: anywhere else it would copy a page */
+    char text[TEXT]; /* /proc/self/maps as it was last: text_end bytes. Where the kernel writes: anywhere else it would copy a page */
     uint64_t entries[1 << 12];
 };
 
@@ -96,6 +112,15 @@ struct inherited {
 
 /* trap.c: CLOCK_MONOTONIC in nanoseconds */
 uint64_t trap_now(void);
+
+/* trap_stack.c: the number of the stack of this thread, from 1; 0 if there is none, or no room */
+uint32_t trap_stack(struct ring *ring);
+
+/* Where in ring->names a text lies from now on; 0 if there is no room. */
+uint32_t trap_intern(struct ring *ring, const char *text, uint32_t length);
+
+/* trap_drain.c: reads /proc/self/maps into ring->text; its length */
+uint32_t trap_read_maps(struct ring *ring);
 
 /* trap_where.c */
 bool trap_look(struct inherited *found, struct ring *ring, int pagemap);

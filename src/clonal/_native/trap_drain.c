@@ -1,6 +1,5 @@
 /* What the handler noted, made readable: called in ordinary Python code, while the recording goes on. */
 #define _GNU_SOURCE
-#define Py_BUILD_CORE 1
 #include "native.h"
 #include "pagemap.h"
 #include "trap_state.h"
@@ -10,50 +9,51 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#include <internal/pycore_frame.h>
-
-/* Reads the count and the type of an object. False if it is gone: a free block of a pool begins with a
- * pointer to the next, and still has the type. No count is above 32 bits, nor is an immortal one. */
-static bool alive(uint64_t object, uint64_t words[2])
+/* A name out of the ring; of another process it may be anything. */
+static PyObject *text_at(const struct ring *ring, uint32_t start)
 {
-    return trap_peek(object, words, 2 * sizeof *words) && words[0] && words[0] <= UINT32_MAX;
+    if (start >= NAMES_TEXT)
+        start = 0;
+    return PyUnicode_DecodeUTF8(ring->names + start,
+                                (Py_ssize_t)strnlen(ring->names + start, NAMES_TEXT - start), "replace");
 }
 
-/* (function, file, line) of a frame, or None if the code object is gone. */
-static PyObject *described(struct frame frame)
+/* (function, file, line) of a frame, or None if there was no room for its name. */
+static PyObject *described(const struct ring *ring, struct frame frame)
 {
-    uint64_t words[2];
-    if (!alive(frame.code, words) || words[1] != (uint64_t)&PyCode_Type)
+    if (frame.code >= ring->codes || frame.code >= CODES || !ring->code[frame.code].name)
         Py_RETURN_NONE;
-    PyCodeObject *code = (PyCodeObject *)frame.code;
-    if (frame.instruction >= (uint64_t)Py_SIZE(code)) /* another code object lies there by now */
-        Py_RETURN_NONE;
-    int line = PyCode_Addr2Line(code, (int)(frame.instruction * sizeof(_Py_CODEUNIT)));
-    return Py_BuildValue("(OOi)", code->co_qualname, code->co_filename, line);
+    const struct code *code = &ring->code[frame.code];
+    PyObject *name = text_at(ring, code->name), *file = name ? text_at(ring, code->file) : NULL;
+    if (!file) {
+        Py_XDECREF(name);
+        return NULL;
+    }
+    return Py_BuildValue("(NNi)", name, file, frame.line);
 }
 
 static PyObject *described_stack(const struct ring *ring, const struct stack *stack)
 {
-    PyObject *frames = PyList_New(stack->depth);
-    for (uint32_t i = 0; frames && i < stack->depth; i++) {
-        PyObject *frame = described(ring->frame[stack->first + i]);
-        if (!frame) {
-            Py_DECREF(frames);
-            return NULL;
-        }
-        PyList_SET_ITEM(frames, i, frame);
+    PyObject *frames = PyList_New(0);
+    for (uint32_t i = 0; frames && i < stack->depth && stack->first + i < FRAMES; i++) {
+        PyObject *frame = described(ring, ring->frame[stack->first + i]);
+        if (!frame || PyList_Append(frames, frame) < 0)
+            Py_CLEAR(frames);
+        Py_XDECREF(frame);
     }
     return frames;
 }
 
-/* Stacks from `drained` on; their numbers go on from there. */
-static PyObject *new_stacks(struct ring *ring)
+/* Stacks that have not been written out. */
+static PyObject *new_stacks(const struct ring *ring)
 {
     PyObject *found = PyList_New(0);
-    for (; found && ring->drained_stacks < ring->stacks; ring->drained_stacks++) {
-        PyObject *stack = described_stack(ring, &ring->stack[ring->drained_stacks]);
+    for (uint32_t i = ring->drained_stacks; found && i < ring->stacks && i < STACKS; i++) {
+        PyObject *stack = described_stack(ring, &ring->stack[i]);
         if (!stack || PyList_Append(found, stack) < 0)
             Py_CLEAR(found);
         Py_XDECREF(stack);
@@ -61,18 +61,31 @@ static PyObject *new_stacks(struct ring *ring)
     return found;
 }
 
-static PyObject *new_types(struct ring *ring)
+static PyObject *new_types(const struct ring *ring)
 {
     PyObject *found = PyList_New(0);
-    for (; found && ring->drained_types < ring->types; ring->drained_types++) {
-        PyTypeObject *type = (PyTypeObject *)ring->type[ring->drained_types].type;
-        uint64_t words[2];
-        PyObject *name = PyUnicode_FromString(alive((uint64_t)type, words) ? type->tp_name : "");
+    for (uint32_t i = ring->drained_types; found && i < ring->types && i < TYPES; i++) {
+        PyObject *name = text_at(ring, ring->type[i].name);
         if (!name || PyList_Append(found, name) < 0)
             Py_CLEAR(found);
         Py_XDECREF(name);
     }
     return found;
+}
+
+/* What has not been written out: (faults as bytes, new stacks, new types, lost, first touches, and how
+ * many stacks, types and faults have been). */
+static PyObject *undrained(const struct ring *ring)
+{
+    uint32_t count = ring->faults < FAULTS ? ring->faults : FAULTS;
+    PyObject *stacks = new_stacks(ring), *types = stacks ? new_types(ring) : NULL;
+    if (!types) {
+        Py_XDECREF(stacks);
+        return NULL;
+    }
+    return Py_BuildValue("(y#NNIIIIK)", (const char *)ring->fault,
+                         (Py_ssize_t)(count * sizeof(struct fault)), stacks, types, ring->lost, ring->fresh,
+                         ring->drained_stacks, ring->drained_types, (unsigned long long)ring->drained_faults);
 }
 
 /* Takes `count` records out of the ring; what came meanwhile stays. The handler of this thread must not come
@@ -87,31 +100,60 @@ static void take_out(struct ring *ring, uint32_t count)
     while (__atomic_exchange_n(&clonal_trap.busy, 1, __ATOMIC_ACQUIRE))
         ;
     ring->faults -= count;
+    ring->drained_faults += count;
     ring->pool = 0; /* it may be another one's by now */
     memmove(ring->fault, ring->fault + count, ring->faults * sizeof *ring->fault);
     __atomic_store_n(&clonal_trap.busy, 0, __ATOMIC_RELEASE);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* trap_drain() -> (faults as bytes, new stacks, new types, lost, first touches), or None if nothing is
- * recorded here. What this itself copies is recorded too, and has the caller on its stack. */
+/* trap_drain() -> see undrained(); None if nothing is recorded here. What this itself copies is recorded too,
+ * and has the caller on its stack. */
 static PyObject *trap_drain(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
     struct ring *ring = clonal_trap.ring;
     if (!ring || clonal_trap.owner != getpid())
         Py_RETURN_NONE;
-    uint32_t count = ring->faults, lost = ring->lost, fresh = ring->fresh;
-    PyObject *stacks = new_stacks(ring), *types = stacks ? new_types(ring) : NULL, *result = NULL;
-    if (types)
-        result = Py_BuildValue("(y#OOII)", (char *)ring->fault, (Py_ssize_t)(count * sizeof(struct fault)),
-                               stacks, types, lost, fresh);
-    if (result) {
-        take_out(ring, count);
-        ring->lost -= lost, ring->fresh -= fresh;
-    }
-    Py_XDECREF(stacks);
-    Py_XDECREF(types);
+    clonal_trap.drained_at = trap_now();
+    return undrained(ring);
+}
+
+/* trap_drained(faults, stacks, types, lost, first touches): that many have been written out. A process that is
+ * killed before it says so has them twice in the recording, with the same numbers. */
+static PyObject *trap_drained(PyObject *module, PyObject *args)
+{
+    (void)module;
+    struct ring *ring = clonal_trap.ring;
+    unsigned faults, stacks, types, lost, fresh;
+    if (!PyArg_ParseTuple(args, "IIIII", &faults, &stacks, &types, &lost, &fresh))
+        return NULL;
+    if (!ring || clonal_trap.owner != getpid() || faults > ring->faults)
+        Py_RETURN_NONE;
+    take_out(ring, faults);
+    ring->drained_stacks += stacks, ring->drained_types += types;
+    ring->lost -= lost, ring->fresh -= fresh;
+    Py_RETURN_NONE;
+}
+
+/* trap_salvage(fd) -> (what trap_drain() would say, /proc/PID/maps as bytes) of a process that has ended, whose
+ * ring is in this memory file. Raises ValueError if it is none. */
+static PyObject *trap_salvage(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    struct stat status;
+    int fd = PyObject_AsFileDescriptor(argument);
+    if (fd < 0)
+        return NULL;
+    if (fstat(fd, &status) < 0 || status.st_size != sizeof(struct ring))
+        return PyErr_SetString(PyExc_ValueError, "no ring of faults"), NULL;
+    struct ring *ring = mmap(NULL, sizeof *ring, PROT_READ, MAP_SHARED, fd, 0);
+    if (ring == MAP_FAILED)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    uint32_t length = ring->text_end < TEXT ? ring->text_end : TEXT;
+    PyObject *found = undrained(ring);
+    PyObject *result = found ? Py_BuildValue("(Ny#)", found, ring->text, (Py_ssize_t)length) : NULL;
+    munmap(ring, sizeof *ring);
     return result;
 }
 
@@ -179,6 +221,17 @@ static PyObject *trap_stop(PyObject *module, PyObject *ends)
     Py_RETURN_NONE;
 }
 
+uint32_t trap_read_maps(struct ring *ring)
+{
+    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    size_t length = 0;
+    for (ssize_t got; fd >= 0 && (got = read(fd, ring->text + length, TEXT - length)) > 0;)
+        length += (size_t)got;
+    if (fd >= 0)
+        close(fd);
+    return ring->text_end = (uint32_t)length;
+}
+
 /* trap_maps() -> /proc/self/maps as bytes, read without the kernel writing to a page that is shared. */
 static PyObject *trap_maps(PyObject *module, PyObject *unused)
 {
@@ -186,13 +239,8 @@ static PyObject *trap_maps(PyObject *module, PyObject *unused)
     struct ring *ring = clonal_trap.ring;
     if (!ring || clonal_trap.owner != getpid())
         Py_RETURN_NONE;
-    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-    size_t length = 0;
-    for (ssize_t got; fd >= 0 && (got = read(fd, ring->text + length, TEXT - length)) > 0;)
-        length += (size_t)got;
-    if (fd >= 0)
-        close(fd);
-    return PyBytes_FromStringAndSize(ring->text, (Py_ssize_t)length);
+    trap_read_maps(ring);
+    return PyBytes_FromStringAndSize(ring->text, (Py_ssize_t)ring->text_end);
 }
 
 /* trap_symbol(address) -> (library, symbol or None), or None where there is no code. */
@@ -209,7 +257,12 @@ static PyObject *trap_symbol(PyObject *module, PyObject *argument)
 }
 
 PyMethodDef clonal_trap_drain_methods[] = {
-    {"trap_drain", trap_drain, METH_NOARGS, NULL}, {"trap_rest", trap_rest, METH_NOARGS, NULL},
-    {"trap_stop", trap_stop, METH_O, NULL},        {"trap_maps", trap_maps, METH_NOARGS, NULL},
-    {"trap_symbol", trap_symbol, METH_O, NULL},    {NULL, NULL, 0, NULL},
+    {"trap_drain", trap_drain, METH_NOARGS, NULL},
+    {"trap_drained", trap_drained, METH_VARARGS, NULL},
+    {"trap_salvage", trap_salvage, METH_O, NULL},
+    {"trap_rest", trap_rest, METH_NOARGS, NULL},
+    {"trap_stop", trap_stop, METH_O, NULL},
+    {"trap_maps", trap_maps, METH_NOARGS, NULL},
+    {"trap_symbol", trap_symbol, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
 };

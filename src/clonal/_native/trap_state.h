@@ -15,11 +15,15 @@ struct trap_state {
     int pagemap, memory, events, drain_signal, busy;
     int watch, watch_refused; /* a userfaultfd, -1: none, because of this errno */
     uint64_t sentinel;        /* number of a page that is watched and never written */
+    int ring_file;       /* until it is handed over */
+    uint64_t drained_at; /* CLOCK_MONOTONIC, ns */
     bool own_stack, looking;
     int event[TRAP_THREADS];
 };
 
 extern struct trap_state clonal_trap;
+
+struct ring *trap_new_ring(void); /* trap_keep.c; NULL where there is no memory */
 
 /* trap.c: the end of the recording of this process. If the process ends too, the kernel lets go of what was
  * watched faster than can be done here. */

@@ -71,6 +71,20 @@ static bool read_shape(uint64_t candidate, struct shape *found)
     return true;
 }
 
+static uint32_t type_name(struct ring *ring, uint64_t type)
+{
+    char text[256] = {0};
+    uint64_t at;
+    if (!trap_peek(type + offsetof(PyTypeObject, tp_name), &at, sizeof at))
+        return 0;
+    uint64_t left = PAGE - at % PAGE; /* the next page may not be there */
+    if (left < sizeof text && trap_peek(at, text, left) && strnlen(text, left) == left)
+        trap_peek(at + left, text + left, sizeof text - 1 - left);
+    else if (left >= sizeof text)
+        trap_peek(at, text, sizeof text - 1);
+    return trap_intern(ring, text, (uint32_t)strlen(text));
+}
+
 /* The number of a type, from 1, with its shape; 0 if the address is none. A type that is no static one may
  * have died since its number was given: it is read again. */
 static uint32_t type_number(struct ring *ring, uint64_t address, struct shape *shape)
@@ -88,6 +102,7 @@ static uint32_t type_number(struct ring *ring, uint64_t address, struct shape *s
             return 0;
         if (number)
             return number;
+        shape->name = type_name(ring, address);
         ring->type[ring->types++] = *shape;
         return ring->type_index[slot % (2 * TYPES)] = ring->types;
     }

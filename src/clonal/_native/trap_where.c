@@ -146,6 +146,7 @@ bool trap_look(struct inherited *found, struct ring *ring, int pagemap)
         !each_mapping(add_mapping, found, ring, pagemap))
         return false;
     see_early(found, ring);
+    trap_read_maps(ring); /* for whoever reads the ring should this process be killed */
     return true;
 }
 

@@ -159,7 +159,7 @@ def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None
     elif chunk.kind is Kind.HOOKED:
         found.hooked += 1
     elif chunk.kind is Kind.PROCESS:
-        contexts[chunk.pid] = _Context(found.backend != "snapshot")
+        contexts[chunk.pid] = _Context(found.backend != "snapshot", data.get("before", 0))
         found.processes[chunk.pid] = _process(chunk.pid, data, found.processes.get(chunk.pid))
     elif chunk.kind is Kind.END and not chunk.pid:
         found.status = data["status"]
@@ -198,42 +198,36 @@ def _without_beginning(pid: int, copies: list[Copy]) -> Process:
 class _Context:
     """What the chunks of one process build on: its stacks, types, symbols and mappings so far."""
 
-    def __init__(self, traps: bool) -> None:
+    def __init__(self, traps: bool, faults: int = 0) -> None:
         self._traps = traps
-        self._stacks: list[Stack] = []
-        self._types: list[str] = []
+        self._stacks: dict[int, Stack] = {}  # by number, from 1
+        self._types: dict[int, str] = {}
         self._symbols: dict[int, tuple[str, str]] = {}
         self._maps = Maps("")
-        self._faults = 0
+        self._faults = faults  # of those that the process numbers itself, so far
         self.missed = 0  # faults before the last chunk that are not here
 
     def faults(self, chunk: Chunk) -> Iterator[Copy]:
         data = chunk.data
-        if "after" in data:
-            self._continue(*data["after"])
-        self._stacks += [tuple(map(_frame, stack)) for stack in data["stacks"]]
-        self._types += data["types"]
+        stack, type_, fault = data.get("after", (len(self._stacks), len(self._types), self._faults))
+        self._stacks |= {at: tuple(map(_frame, each)) for at, each in enumerate(data["stacks"], stack + 1)}
+        self._types |= dict(enumerate(data["types"], type_ + 1))
         for address, symbol in data["symbols"].items():
             self._symbols[int(address, 16)] = (symbol[0] or "", symbol[1] or "") if symbol else ("", "")
         if data["maps"] is not None:
             self._maps = Maps(data["maps"])
-        self._faults += len(chunk.records) // RECORD
-        for record in FAULT.iter_unpack(chunk.records):
+        again = max(self._faults - fault, 0)  # the process was killed before it knew that they were written
+        self.missed = max(fault - self._faults, 0)
+        if "after" in data:
+            self._faults = max(self._faults, fault + len(chunk.records) // RECORD)
+        for record in FAULT.iter_unpack(chunk.records[again * RECORD :]):
             yield self._copy(chunk.pid, *record)
-
-    def _continue(self, stacks: int, types: int, faults: int) -> None:
-        """After what was written before this chunk. What is missing of it keeps its numbers; where there is
-        more here, that is of a program that the process ran before."""
-        self._stacks = self._stacks[:stacks] + [()] * (stacks - len(self._stacks))
-        self._types = self._types[:types] + [""] * (types - len(self._types))
-        self.missed = max(faults - self._faults, 0)
-        self._faults = faults
 
     def _copy(
         self, pid: int, time: int, address: int, ip: int, _thread: int, stack: int, type_: int, cause: int,
         outcome: int, in_pool: int, _spare: int,
     ) -> Copy:  # fmt: skip
-        frames = self._stacks[stack - 1] if 0 < stack <= len(self._stacks) else ()
+        frames = self._stacks.get(stack, ())
         library, symbol = self._symbols.get(ip, ("", ""))
         if not ip and self._traps:
             library, symbol = KERNEL
@@ -244,7 +238,7 @@ class _Context:
             cause = CAUSES.index("interpreter internals")
         return Copy(
             pid, time, address, frames, CAUSES[cause], OUTCOMES[outcome],
-            self._types[type_ - 1] if 0 < type_ <= len(self._types) else "", category, library, symbol,
+            self._types.get(type_, ""), category, library, symbol,
             any(frame.file.endswith(OWN) for frame in frames),
         )  # fmt: skip
 

@@ -37,6 +37,13 @@ class Kind(enum.IntEnum):
     HOOKED = 5  # a Python process that will be recorded when it forks
 
 
+def faults(undrained: tuple[Any, ...]) -> dict[str, Any]:
+    """What a chunk of FAULTS says besides its records, of what `_native.trap_drain()` returns. `after`: how many
+    stacks, types and faults came before, so that a chunk that is lost, or there twice, shifts nothing."""
+    _, stacks, types, lost, fresh, *after = undrained
+    return {"stacks": stacks, "types": types, "lost": lost, "fresh": fresh, "after": after}
+
+
 class BadRecording(Error):
     """A file that is no recording."""
 

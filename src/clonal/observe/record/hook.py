@@ -20,6 +20,7 @@ from clonal.observe.record.file import Kind, Writer
 ENVIRONMENT = "CLONAL_RECORD"  # the recording's path
 LIMIT = "CLONAL_RECORD_LIMIT"  # its bytes at most
 BACKEND = "CLONAL_RECORD_BACKEND"  # sigtrap or snapshot
+KEEPER = "CLONAL_RECORD_KEEPER"  # "name:secret" of the socket that takes rings (keeper.py)
 DRAIN_SIGNAL = signal.SIGRTMAX - 3  # never sent: the handler of SIGTRAP trips it (PyErr_SetInterruptEx)
 SPAWNS = "_execute_child"  # of subprocess: it forks where preexec_fn or a user is given, else it vforks
 SHARE = 0.05  # of its time that a process may spend on looking at its pages again, after each fork
@@ -41,9 +42,12 @@ class Recorder:
         self.spawned = False  # only to execute a program
         self.over = False  # the recording could not be written
         self.waiting = 0  # the process that only makes clones: it is not recorded
+        name, _, secret = os.environ.get(KEEPER, "").rpartition(":")
+        self._keeper = (b"\0" + name.encode() if name else b"", secret.encode())
+        self._draining = False
         self._symbols: dict[int, Any] = {}
         self._maps = ""
-        self._told = [0, 0, 0]  # stacks, types and faults written out so far
+        self._written = 0  # faults, of this process
         self._look, self._looked_at = 0.0, 0.0
 
     def install(self) -> None:
@@ -62,7 +66,7 @@ class Recorder:
         self.recording = False
         caller = sys._getframe().f_back
         self.spawned = caller is not None and caller.f_code.co_name == SPAWNS
-        self._symbols, self._maps, self._told, self._look = {}, "", [0, 0, 0], 0.0
+        self._symbols, self._maps, self._written, self._look = {}, "", 0, 0.0
         self.writer.dropped = 0
         self.start()
 
@@ -94,8 +98,9 @@ class Recorder:
         self._look = self._looked_at - begun
         if not self.recording:
             self.recording = True
-            facts = {"shared": shared, "own": own, "frames_shown": frames_shown}
+            facts = {"shared": shared, "own": own, "frames_shown": frames_shown, "before": self._written}
             self.note(facts | ({"unwatched": [unwatched, why]} if unwatched else {}))
+        _native.trap_hand_over(*self._keeper)
 
     def _await_drain(self) -> None:
         """Again in each process, for the program may have reset its signals."""
@@ -112,15 +117,17 @@ class Recorder:
 
     def drain(self, *_signal: object) -> None:
         """Writes out what was recorded since the last time."""
+        if self._draining:  # this is a signal handler, too
+            return
+        self._draining = True
         found = _native.trap_drain() if self.recording else None
-        if found is None:
-            return
-        records, stacks, types, lost, fresh = found
-        if not records and not lost:
-            return
-        facts = {"stacks": stacks, "types": types, "lost": lost, "fresh": fresh}
-        facts |= {"symbols": self._new_symbols(records), "maps": self._new_maps()}
-        self._write_faults(facts, records)
+        if found is not None and (found[0] or found[3]):
+            records, stacks, types, lost, fresh, *_ = found
+            facts = file.faults(found) | {"symbols": self._new_symbols(records), "maps": self._new_maps()}
+            self._write(Kind.FAULTS, facts, records)
+            self._written += len(records) // file.RECORD
+            _native.trap_drained(len(records) // file.RECORD, len(stacks), len(types), lost, fresh)
+        self._draining = False
 
     def _write_rest(self, records: bytes) -> None:
         """Pages that the kernel wrote to in system calls: no fault of this process's own code."""
@@ -133,13 +140,7 @@ class Recorder:
                 "lost": 0,
                 "fresh": 0,
             }
-            self._write_faults(facts, records)
-
-    def _write_faults(self, facts: dict[str, Any], records: bytes) -> None:
-        """`after`: what was written before, so that a chunk that is lost shifts nothing in those after it."""
-        counts = len(facts["stacks"]), len(facts["types"]), len(records) // file.RECORD
-        self._write(Kind.FAULTS, facts | {"after": self._told}, records)
-        self._told = [before + new for before, new in zip(self._told, counts, strict=True)]
+            self._write(Kind.FAULTS, facts, records)
 
     def _new_symbols(self, records: bytes) -> dict[str, Any]:
         words = memoryview(records).cast("Q")  # 5 words each, the third is where the instruction is

@@ -17,6 +17,7 @@ from clonal.errors import Error
 from clonal.kernel.machine import machine
 from clonal.observe.record import hook
 from clonal.observe.record.file import LIMIT, Kind, Writer
+from clonal.observe.record.keeper import Keeper
 
 SITE = Path(__file__).resolve().parent / "site"
 PACKAGE = Path(clonal.__file__).resolve().parent.parent
@@ -34,12 +35,15 @@ def record(command: Sequence[str], path: Path, limit: int = LIMIT, backend: str 
     """Runs it and returns its exit status as a shell has it: 128 + the signal that ended it. Raises
     CannotBegin. An end that cannot be written is told."""
     writer = _begun(command, path, limit, backend)
+    keeper = Keeper(writer)
     try:
         try:
-            status = _run(command, environment(path, limit, backend))
+            status = _run(command, environment(path, limit, backend) | {hook.KEEPER: keeper.address})
         except OSError as error:
             path.unlink(missing_ok=True)
             raise CannotBegin(command[0], f"cannot be run: {_why(error)}") from None
+        finally:
+            keeper.close()
         try:
             writer.write(Kind.END, {"time": time.monotonic_ns(), "status": status}, pid=0)
         except OSError as error:
@@ -70,7 +74,7 @@ def _why(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def environment(path: Path, limit: int, backend: str) -> Mapping[str, str]:
+def environment(path: Path, limit: int, backend: str) -> dict[str, str]:
     """That of the recorded command: this one, and the hook on the path of its Pythons."""
     paths = [str(SITE), str(PACKAGE), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
