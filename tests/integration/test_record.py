@@ -122,11 +122,15 @@ def test_a_child_that_does_nothing_copies_little(record: Record) -> None:
 
 
 @needs_traps
-def test_what_a_killed_process_had_written_out_is_kept(record: Record) -> None:
+def test_what_a_killed_process_had_not_written_out_is_kept(record: Record) -> None:
     found = record("die")
     [killed] = [process for process in found.processes.values() if process.generation == 1]
     assert killed.ended is None
     assert found.status == 0
+    copies = by(child(found), "write_buffer")
+    assert abs(len(copies) - observed.PAGES) <= 5, "its last moments are in the memory that it shared"
+    assert {copy.stack[1].function for copy in copies} == {"die"}
+    assert all("python" in Path(copy.library).name for copy in copies)
 
 
 @needs_traps

@@ -7,15 +7,15 @@
 #include <stdint.h>
 
 enum {
-    FAULTS = 1 << 16,      /* records between two drains */
-    DRAIN_AT = FAULTS / 2, /* when the process is asked to drain */
+    FAULTS = 1 << 16,        /* records between two drains */
+    DRAIN_AT = FAULTS / 2,   /* when the process is asked to drain */
     DRAIN_AFTER = 200000000, /* ns after the latest, the same */
     STACKS = 1 << 14,
     FRAMES = 1 << 18, /* of all stacks together */
     CODES = 1 << 14,
     NAMES = 1 << 14,
     NAMES_TEXT = 1 << 20, /* of all names together */
-    DEPTH = 64,       /* frames of one stack, from the innermost */
+    DEPTH = 64,           /* frames of one stack, from the innermost */
     TYPES = 1 << 12,
     EARLY = 1 << 12, /* faults while the pages are looked at */
     TEXT = 1 << 20,  /* of /proc/self/maps */
@@ -65,7 +65,7 @@ struct stack {
 /* What of a type decides where its objects begin. */
 struct shape {
     uint64_t type, flags;
-    uint32_t presize; /* bytes before the object in its block (_PyType_PreHeaderSize) */
+    uint32_t presize;    /* bytes before the object in its block (_PyType_PreHeaderSize) */
     uint32_t size, name; /* of ring->names */
 };
 
@@ -89,7 +89,8 @@ struct ring {
     uint32_t early_count;
     uint64_t early[EARLY]; /* page numbers */
     char signal_stack[1 << 16];
-    char text[TEXT]; /* /proc/self/maps as it was last: text_end bytes. Where the kernel writes: anywhere else it would copy a page */
+    char text[TEXT]; /* /proc/self/maps as it was last: text_end bytes. Where the kernel writes: anywhere else
+                        it would copy a page */
     uint64_t entries[1 << 12];
 };
 

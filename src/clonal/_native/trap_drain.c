@@ -83,9 +83,9 @@ static PyObject *undrained(const struct ring *ring)
         Py_XDECREF(stacks);
         return NULL;
     }
-    return Py_BuildValue("(y#NNIIIIK)", (const char *)ring->fault,
-                         (Py_ssize_t)(count * sizeof(struct fault)), stacks, types, ring->lost, ring->fresh,
-                         ring->drained_stacks, ring->drained_types, (unsigned long long)ring->drained_faults);
+    return Py_BuildValue("(y#NNIIIIK)", (const char *)ring->fault, (Py_ssize_t)(count * sizeof(struct fault)),
+                         stacks, types, ring->lost, ring->fresh, ring->drained_stacks, ring->drained_types,
+                         (unsigned long long)ring->drained_faults);
 }
 
 /* Takes `count` records out of the ring; what came meanwhile stays. The handler of this thread must not come
@@ -119,8 +119,8 @@ static PyObject *trap_drain(PyObject *module, PyObject *unused)
     return undrained(ring);
 }
 
-/* trap_drained(faults, stacks, types, lost, first touches): that many have been written out. A process that is
- * killed before it says so has them twice in the recording, with the same numbers. */
+/* trap_drained(faults, stacks, types, lost, first touches): that many have been written out. A process that
+ * is killed before it says so has them twice in the recording, with the same numbers. */
 static PyObject *trap_drained(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -136,8 +136,8 @@ static PyObject *trap_drained(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* trap_salvage(fd) -> (what trap_drain() would say, /proc/PID/maps as bytes) of a process that has ended, whose
- * ring is in this memory file. Raises ValueError if it is none. */
+/* trap_salvage(fd) -> (what trap_drain() would say, /proc/PID/maps as bytes) of a process that has ended,
+ * whose ring is in this memory file. Raises ValueError if it is none. */
 static PyObject *trap_salvage(PyObject *module, PyObject *argument)
 {
     (void)module;
@@ -146,7 +146,8 @@ static PyObject *trap_salvage(PyObject *module, PyObject *argument)
     if (fd < 0)
         return NULL;
     if (fstat(fd, &status) < 0 || status.st_size != sizeof(struct ring))
-        return PyErr_SetString(PyExc_ValueError, "no ring of faults"), NULL;
+        return PyErr_Format(PyExc_ValueError, "this is no ring of faults: one has %zu bytes",
+                            sizeof(struct ring));
     struct ring *ring = mmap(NULL, sizeof *ring, PROT_READ, MAP_SHARED, fd, 0);
     if (ring == MAP_FAILED)
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -257,12 +258,8 @@ static PyObject *trap_symbol(PyObject *module, PyObject *argument)
 }
 
 PyMethodDef clonal_trap_drain_methods[] = {
-    {"trap_drain", trap_drain, METH_NOARGS, NULL},
-    {"trap_drained", trap_drained, METH_VARARGS, NULL},
-    {"trap_salvage", trap_salvage, METH_O, NULL},
-    {"trap_rest", trap_rest, METH_NOARGS, NULL},
-    {"trap_stop", trap_stop, METH_O, NULL},
-    {"trap_maps", trap_maps, METH_NOARGS, NULL},
-    {"trap_symbol", trap_symbol, METH_O, NULL},
-    {NULL, NULL, 0, NULL},
+    {"trap_drain", trap_drain, METH_NOARGS, NULL}, {"trap_drained", trap_drained, METH_VARARGS, NULL},
+    {"trap_salvage", trap_salvage, METH_O, NULL},  {"trap_rest", trap_rest, METH_NOARGS, NULL},
+    {"trap_stop", trap_stop, METH_O, NULL},        {"trap_maps", trap_maps, METH_NOARGS, NULL},
+    {"trap_symbol", trap_symbol, METH_O, NULL},    {NULL, NULL, 0, NULL},
 };

@@ -1,4 +1,5 @@
-/* Gives the ring of this process to the recorder, who reads what is left in it should the process be killed. */
+/* Gives the ring of this process to the recorder, who reads what is left in it should the process be killed.
+ */
 #define _GNU_SOURCE
 #include "native.h"
 #include "trap_state.h"

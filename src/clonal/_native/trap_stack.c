@@ -81,9 +81,12 @@ static uint32_t code_number(struct ring *ring, PyCodeObject *code)
             continue;
         if (ring->codes == CODES)
             return CODES;
-        ring->code[ring->codes] =
-            (struct code){address, name, file, code->co_firstlineno, intern_str(ring, code->co_qualname),
-                          intern_str(ring, code->co_filename)};
+        ring->code[ring->codes] = (struct code){address,
+                                                name,
+                                                file,
+                                                code->co_firstlineno,
+                                                intern_str(ring, code->co_qualname),
+                                                intern_str(ring, code->co_filename)};
         return (*at = ++ring->codes) - 1;
     }
     return CODES;

@@ -15,8 +15,8 @@ struct trap_state {
     int pagemap, memory, events, drain_signal, busy;
     int watch, watch_refused; /* a userfaultfd, -1: none, because of this errno */
     uint64_t sentinel;        /* number of a page that is watched and never written */
-    int ring_file;       /* until it is handed over */
-    uint64_t drained_at; /* CLOCK_MONOTONIC, ns */
+    int ring_file;            /* until it is handed over */
+    uint64_t drained_at;      /* CLOCK_MONOTONIC, ns */
     bool own_stack, looking;
     int event[TRAP_THREADS];
 };

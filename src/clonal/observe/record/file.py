@@ -38,8 +38,8 @@ class Kind(enum.IntEnum):
 
 
 def faults(undrained: tuple[Any, ...]) -> dict[str, Any]:
-    """What a chunk of FAULTS says besides its records, of what `_native.trap_drain()` returns. `after`: how many
-    stacks, types and faults came before, so that a chunk that is lost, or there twice, shifts nothing."""
+    """What a chunk of FAULTS says besides its records, of what `_native.trap_drain()` returns. `after`: how
+    many stacks, types and faults came before, so that a chunk that is lost, or there twice, moves nothing."""
     _, stacks, types, lost, fresh, *after = undrained
     return {"stacks": stacks, "types": types, "lost": lost, "fresh": fresh, "after": after}
 

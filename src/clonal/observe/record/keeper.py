@@ -1,7 +1,7 @@
 """Holds the ring of every recorded process, and writes out what is left in those of the killed.
 
-A process that is killed, as multiprocessing ends the workers of a pool, writes out nothing more. But its ring is
-a memory file that it has handed to the recorder (_native/trap_keep.c), with all names in it.
+A process that is killed, as multiprocessing ends the workers of a pool, writes out nothing more. But its ring
+is a memory file that it has handed to the recorder (_native/trap_keep.c), with all names in it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ class Keeper:
 
     def close(self) -> None:
         """Takes what has been sent, writes out what the killed have left, and lets go of the others."""
-        os.close(self._end)
-        self._thread.join()
+        if self._thread.is_alive():
+            os.close(self._end)
+            self._thread.join()
 
     def _serve(self) -> None:
         listening = True
@@ -80,7 +81,7 @@ class Keeper:
 
     def _take(self, text: bytes, controls: list[tuple[int, int, bytes]], *_: object) -> None:
         """Keeps a ring, if who sends it knows the secret."""
-        rings = [fd for fd in _descriptors(controls)]
+        rings = list(_descriptors(controls))
         known = len(text) == MESSAGE.size and secrets.compare_digest(text[:32], self._secret.encode())
         sender = _sender(controls)
         if not known or sender is None or len(rings) != 1:
