@@ -20,6 +20,37 @@ def node_count() -> int:
         return 1
 
 
+def parse_cpus(text: str) -> set[int]:
+    """The numbers of a list such as 0-3,8 (include/linux/bitmap.h: bitmap_parselist)."""
+    found: set[int] = set()
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first:
+            found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def cpus_of_nodes(folder: str = _NODES) -> dict[int, set[int]]:
+    """The processors of each node; empty where the kernel knows no nodes."""
+    found = {}
+    try:
+        names = [name for name in os.listdir(folder) if re.fullmatch(r"node\d+", name)]
+        for name in names:
+            with open(f"{folder}/{name}/cpulist", encoding="ascii") as file:
+                found[int(name.removeprefix("node"))] = parse_cpus(file.read())
+    except OSError:
+        return {}
+    return found
+
+
+def node_of(processor: int, cpus: dict[int, set[int]]) -> int:
+    """The node of a processor. Raises LookupError."""
+    for node, numbers in cpus.items():
+        if processor in numbers:
+            return node
+    raise LookupError(f"processor {processor} is on no node")
+
+
 def by_node(pid: int) -> dict[int, int]:
     """Bytes on each node; empty on a machine of one node, where reading would be for nothing."""
     return {} if node_count() == 1 else parse(procfs.read("numa_maps", pid).decode(errors="replace"))

@@ -22,6 +22,10 @@ NAMES = {
     "cgroup": "the memory limit of the control group is near",
     "swap": "memory of the family is swapped out",
     "page-tables": "page tables take much memory",
+    "small-pages": "a large memory is in small pages, and fork copies an entry for each",
+    "split-pages": "children split huge pages by small writes",
+    "collapsed-pages": "huge pages are made of what was shared, one for each process",
+    "numa": "processes run on one node, their memory is on another",
     "mappings": "the process is near vm.max_map_count",
     "descriptors": "children keep descriptors that only the parent needs",
 }

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clonal.kernel import procfs
+from clonal.kernel.procfs import Smap
 from clonal.observe.doctor.framework import Framework, recognise
 from clonal.observe.family import family
+from clonal.observe.reading import Reading
 from clonal.observe.sharing import FamilySharing, MemberSharing, snapshot
 
 
 @dataclass(frozen=True)
 class Patient:
-    """`forked`: pairs of a process and one that it forked."""
+    """`forked`: pairs of a process and one that it forked; `readings`: what was read of each, by pid."""
 
     pid: int
     family: FamilySharing
     framework: Framework
+    readings: dict[int, Reading] = field(default_factory=dict)
+
+    def entries(self, pid: int) -> list[Smap]:
+        """What smaps says of a member."""
+        return self.readings[pid].entries
 
     @property
     def forked(self) -> list[tuple[MemberSharing, MemberSharing]]:
@@ -39,4 +46,6 @@ def look(pid: int) -> Patient:
     members = family(pid, without=[os.getpid()])
     words = [word for each in members for word in each.command.split()]
     files = {vma.path for vma in procfs.maps(pid) if vma.path.startswith("/")}
-    return Patient(pid, snapshot([pid], without=[os.getpid()]).summary(), recognise(words, files))
+    taken = snapshot([pid], without=[os.getpid()])
+    readings = {each.member.pid: each for each in taken.readings}
+    return Patient(pid, taken.summary(), recognise(words, files), readings)
