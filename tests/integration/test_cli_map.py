@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +95,43 @@ def test_a_program_that_is_not_python_is_mapped_too() -> None:
     (member,) = made["members"]
     assert member["objects_by"] == "no Python" and "python objects" not in member["kinds"]
     assert member["kinds"]["code"]["present"] > 0 and member["kinds"]["stack"]["present"] > 0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    """forking_server.c, compiled."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    program = tmp_path / "forking_server"
+    subprocess.run([compiler, "-O1", "-o", program, Path(__file__).with_name("forking_server.c")], check=True)
+    return program
+
+
+@pytest.mark.newest
+def test_a_family_of_c_programs_has_its_kinds_and_copies(server: Path) -> None:
+    with subprocess.Popen([server], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout
+        try:
+            assert [process.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
+            family = json.loads(run("forking_server", "--json").stdout)
+            table = run(process.pid).stdout
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    parent, *children = family["members"]
+    assert parent["pid"] == process.pid and len(children) == 2
+    own, megabyte = 40 << 10, 1 << 20
+    for child in children:
+        for kind, copied in (("large buffers", 1), ("library data", 2), ("malloc heap", 1)):
+            assert abs(child["kinds"][kind]["copied"] - copied * megabyte) <= own, (
+                kind,
+                child["kinds"][kind],
+            )
+        assert child["kinds"]["shared memory"]["copied"] == 0  # written, and shared still
+        assert child["kinds"]["shared memory"]["present"] == 2 * megabyte
+        assert child["objects_by"] == "no Python"
+    assert parent["kinds"]["shared memory"]["present"] == 4 * megabyte
+    assert f"└{children[0]['pid']} forking_server" in table and "python" not in table
 
 
 def test_no_such_process_and_no_number_are_told() -> None:
