@@ -144,7 +144,7 @@ def test_a_member_that_exits_gives_way_to_its_neighbour() -> None:
         assert app.chosen == 103 and "1 ended" in text(app, "title")
         sampler.rows, sampler.ended = [], [100, 101, 103]
         await settled(app, pilot)
-        assert "all have ended" in text(app, "title") and app.chosen is None
+        assert "and all below it have ended" in text(app, "title") and app.chosen is None
 
     drive(sampler, steps)
 

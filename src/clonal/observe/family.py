@@ -38,7 +38,8 @@ class Member:
     def title(self) -> str:
         """What it is called in a sentence."""
         if not self.of:
-            return f"process {self.pid} ({self.name})"
+            name = shortened(self.command, 30) if self.name.startswith("python") else ""
+            return f"process {self.pid} ({name or self.name})"
         return f"template {self.pid} of {shortened(self.of, 30)}"
 
 

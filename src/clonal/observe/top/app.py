@@ -18,7 +18,7 @@ from clonal.observe.top.sampler import Sample, Sampler
 from clonal.observe.top.screens import Help
 from clonal.observe.top.words import packed, strain_words, who
 
-KEYS = "q quit  / filter  enter kinds  < > sort  r reverse  space pause  ? help"
+KEYS = "q quit  ? help  / filter  enter kinds  < > sort  r reverse  space pause"
 
 
 class Table(MemberTable):

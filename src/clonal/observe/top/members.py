@@ -20,12 +20,13 @@ from clonal.observe.top.columns import COLUMNS, FIGURES, cells, label
 from clonal.observe.top.sampler import Row
 
 BAR = 2  # columns that a scroll bar takes
+WIDEST = 80  # letters of a member; beyond that the figures would stand far from their names
 LIVELY = {"growth": "members--growing", "copies": "members--copying", "major": "members--waiting"}
 
 
 def label_width(width: int) -> int:
     """What the figures leave of a line."""
-    return max(12, width - FIGURES - BAR)
+    return max(12, min(width - FIGURES - BAR, WIDEST))
 
 
 class Heading(Widget):
@@ -48,7 +49,7 @@ class Heading(Widget):
         parts = [Segment("member".ljust(width), marked if self.column is None else base)]
         for number, column in enumerate(COLUMNS):
             ours = number == self.column
-            text = column.heading + ("▾" if self.descending else "▴") * ours
+            text = ("▾" if self.descending else "▴") * ours + column.heading
             parts.append(Segment(text.rjust(column.width), marked if ours else base))
         return Strip(parts).adjust_cell_length(self.size.width, base)
 

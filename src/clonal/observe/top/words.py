@@ -16,7 +16,7 @@ def who(sample: Sample, pid: int | None) -> str:
     """What is watched, in some words."""
     rows = sample.rows
     if not rows:
-        return "all have ended" if pid is not None else "no family of forked processes"
+        return f"process {pid} and all below it have ended" if pid else "no family of forked processes"
     families = len({row.root for row in rows})
     if pid is None or families > 1:
         words = "1 family" if families == 1 else f"{families} families"
