@@ -32,17 +32,9 @@ struct trap_state clonal_trap = {.pagemap = -1, .memory = -1, .watch = -1, .ring
 /* Whether the fault copied (or could have copied) a page that was shared. */
 static bool was_copy(struct fault *fault)
 {
-    const struct inherited *all = &clonal_trap.inherited;
-    uint64_t page = fault->address / 4096, entry = 0;
-    const struct run *run = trap_run_of(all, page);
-    if (!run || pread(clonal_trap.pagemap, &entry, 8, (off_t)page * 8) != 8)
-        return false;
-    int outcome = trap_outcome(all, run, page, entry);
-    if (outcome < 0)
-        return false;
+    int outcome = trap_outcome_of_fault(&clonal_trap.inherited, fault->address / 4096);
     fault->outcome = (uint8_t)outcome;
-    all->seen[run->at + page - run->first] |= PAGE_SEEN;
-    return true;
+    return outcome >= 0;
 }
 
 uint64_t trap_now(void)
@@ -61,6 +53,18 @@ static uint64_t instruction_of(void *context)
 #endif
 }
 
+static void keep(struct ring *ring, struct fault *fault)
+{
+    fault->time = trap_now();
+    fault->thread = (uint32_t)SYS(SYS_gettid, 0);
+    trap_classify(ring, fault);
+    fault->stack = trap_stack(ring);
+    if (ring->faults < FAULTS)
+        ring->fault[ring->faults++] = *fault;
+    else
+        ring->lost++;
+}
+
 static void note(struct ring *ring, uint64_t address, void *context)
 {
     struct fault fault = {.address = address, .ip = instruction_of(context)};
@@ -72,24 +76,18 @@ static void note(struct ring *ring, uint64_t address, void *context)
             ring->early_count = EARLY;
         return;
     }
-    if (!was_copy(&fault)) {
-        __atomic_fetch_add(&ring->fresh, 1, __ATOMIC_RELAXED);
-        return;
-    }
-    fault.time = trap_now();
-    fault.thread = (uint32_t)SYS(SYS_gettid, 0);
     while (
         __atomic_exchange_n(&clonal_trap.busy, 1, __ATOMIC_ACQUIRE)) /* two threads: tables have one writer */
         SYS(SYS_sched_yield, 0);
-    trap_classify(ring, &fault);
-    fault.stack = trap_stack(ring);
-    uint32_t number = ring->faults;
-    if (number < FAULTS)
-        ring->fault[ring->faults++] = fault;
+    uint32_t before = ring->faults;
+    if (was_copy(&fault))
+        keep(ring, &fault);
     else
-        ring->lost++;
+        ring->fresh++;
+    bool wanted =
+        ring->faults != before && (before == DRAIN_AT || fault.time > clonal_trap.drained_at + DRAIN_AFTER);
     __atomic_store_n(&clonal_trap.busy, 0, __ATOMIC_RELEASE);
-    if (number == DRAIN_AT || fault.time > clonal_trap.drained_at + DRAIN_AFTER)
+    if (wanted)
         PyErr_SetInterruptEx(clonal_trap.drain_signal);
 }
 
@@ -266,6 +264,17 @@ void clonal_trap_close(bool ends)
         trap_watch_close();
 }
 
+/* trap_forked() -> whether it will do not to look at the pages again after this fork. */
+static PyObject *trap_forked(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    struct inherited *all = &clonal_trap.inherited;
+    if (clonal_trap.owner != getpid() || !all->later || all->generation == LAST)
+        Py_RETURN_FALSE;
+    all->generation++;
+    Py_RETURN_TRUE;
+}
+
 /* trap_probe() -> 0, or the errno with which this kernel refuses to record. */
 static PyObject *trap_probe(PyObject *module, PyObject *unused)
 {
@@ -279,5 +288,6 @@ static PyObject *trap_probe(PyObject *module, PyObject *unused)
 PyMethodDef clonal_trap_methods[] = {
     {"trap_probe", trap_probe, METH_NOARGS, NULL},
     {"trap_start", trap_start, METH_VARARGS, NULL},
+    {"trap_forked", trap_forked, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -17,8 +17,10 @@ enum {
     NAMES_TEXT = 1 << 20, /* of all names together */
     DEPTH = 64,           /* frames of one stack, from the innermost */
     TYPES = 1 << 12,
-    EARLY = 1 << 12, /* faults while the pages are looked at */
-    TEXT = 1 << 20,  /* of /proc/self/maps */
+    EARLY = 1 << 12,  /* faults while the pages are looked at */
+    TEXT = 1 << 20,   /* of /proc/self/maps */
+    BLOCKS = 1 << 12, /* of 2 MiB, with pages that came later */
+    BLOCK_PAGES = 512,
 };
 
 /* Why a page was written; the order is that of CAUSES in record/trap.py. */
@@ -94,9 +96,25 @@ struct ring {
     uint64_t entries[1 << 12];
 };
 
+/* Generations of one process: between two looks at all of its pages, one more with each fork. */
+enum { BEFORE = 1, FIRST = 2, LAST = 255 };
+
+/* 2 MiB with pages that came after the pages were looked at (trap_later.c). */
+struct block {
+    uint64_t number;
+    uint64_t frame_number[BLOCK_PAGES]; /* 0: not shown, or not read */
+    uint8_t own_since[BLOCK_PAGES];     /* 0: the page is not known to be there */
+    uint8_t looked;                     /* in which generation */
+};
+
+struct later {
+    uint32_t count, index[2 * BLOCKS]; /* open addressing by number */
+    struct block block[BLOCKS];
+};
+
 /* Pages that this process shared with another when recording began, as ascending ranges, and the private
- * mappings of files. Each page has an index: its frame number then (0 where the kernel does not show it), and
- * whether it has been accounted for since. */
+ * mappings of files. Each page has an index: its frame number (0 where the kernel does not show it), whether
+ * it has been accounted for since, and the generation since which it is this process's alone. */
 struct inherited {
     struct run {
         uint64_t first, last; /* page numbers, last excluded */
@@ -105,7 +123,9 @@ struct inherited {
     } *runs;
     uint32_t count;
     uint64_t *frame_number;
-    uint8_t *seen;
+    uint8_t *seen, *own_since;
+    struct later *later;
+    uint8_t generation;
     uint64_t pages, most; /* indices given, and how many there are */
     uint64_t shared, frames_shown, already_own;
     uint64_t unwatched; /* shared anonymous pages of which the kernel does not tell when they are written */
@@ -131,6 +151,17 @@ const struct run *trap_run_of(const struct inherited *all, uint64_t page);
 /* The outcome of a fault in a page of `run`, by what the page map says of it then and now; -1: it was only
  * read. */
 int trap_outcome(const struct inherited *all, const struct run *run, uint64_t page, uint64_t entry);
+
+/* trap_later.c: what a fault that has just been handled did to its page; -1: it copied nothing. */
+int trap_outcome_of_fault(const struct inherited *all, uint64_t page);
+
+/* trap_scan.c: whether an entry of the page map is that of a shared page; or of the page of zeroes, to write
+ * to which copies nothing: those entries are cleared. From Linux 6.7. */
+bool trap_is_shared(uint64_t entry);
+void trap_without_zeroes(uint64_t first, uint64_t count, uint64_t *entries);
+
+/* Whether something else has been mapped where this page, that was watched, has been. */
+bool trap_remapped(uint64_t page);
 
 /* trap_what.c: cause and type of a write to `address`, whose page is present. */
 void trap_classify(struct ring *ring, struct fault *fault);

@@ -187,7 +187,7 @@ static bool append_run(PyObject *records, const struct inherited *all, const str
             if (outcome == COPIED_OR_REUSED)
                 copied = *seen & PAGE_WATCHED ? watched && !(entries[i] & PM_WATCHED)
                                               : !clonal_trap.events && entries[i] & PM_EXCLUSIVE;
-            if (*seen & PAGE_SEEN || !copied)
+            if (*seen & PAGE_SEEN || !copied || (*seen & PAGE_WATCHED && watched && trap_remapped(page + i)))
                 continue;
             *seen |= PAGE_SEEN;
             if (!append_page(records, page + i, outcome))

@@ -80,6 +80,7 @@ static bool add_entry(struct inherited *all, uint64_t page, uint64_t entry, bool
         all->frame_number[all->pages - 1] = entry & PM_FRAME;
     }
     all->seen[all->pages - 1] = (exclusive ? PAGE_SEEN : 0) | (own ? PAGE_OWN : 0);
+    all->own_since[all->pages - 1] = exclusive ? FIRST : BEFORE;
     return true;
 }
 
@@ -91,6 +92,8 @@ static bool add_mapping(struct inherited *all, const struct mapping *vma, struct
         uint64_t count = vma->end / 4096 - page < CHUNK ? vma->end / 4096 - page : CHUNK;
         if (pread(pagemap, entries, count * 8, (off_t)page * 8) != (ssize_t)(count * 8))
             return false;
+        if (!vma->file)
+            trap_without_zeroes(page, count, entries);
         for (uint64_t i = 0; i < count; i++)
             if (!add_entry(all, page + i, entries[i], vma->file))
                 return false;
@@ -128,8 +131,11 @@ static void see_early(struct inherited *all, struct ring *ring)
 {
     for (uint32_t i = 0; i < ring->early_count; i++) {
         const struct run *run = trap_run_of(all, ring->early[i]);
-        if (run)
-            all->seen[run->at + ring->early[i] - run->first] |= PAGE_SEEN;
+        if (!run)
+            continue;
+        uint64_t index = run->at + ring->early[i] - run->first;
+        all->seen[index] |= PAGE_SEEN;
+        all->own_since[index] = FIRST;
     }
     ring->early_count = 0;
 }
@@ -142,7 +148,10 @@ bool trap_look(struct inherited *found, struct ring *ring, int pagemap)
     found->runs = shared(RUNS * sizeof *found->runs);
     found->frame_number = shared(found->most * sizeof *found->frame_number);
     found->seen = shared(found->most * sizeof *found->seen);
-    if (!found->runs || !found->frame_number || !found->seen ||
+    found->own_since = shared(found->most * sizeof *found->own_since);
+    found->later = shared(sizeof *found->later);
+    found->generation = FIRST;
+    if (!found->runs || !found->frame_number || !found->seen || !found->own_since || !found->later ||
         !each_mapping(add_mapping, found, ring, pagemap))
         return false;
     see_early(found, ring);
@@ -158,6 +167,10 @@ void trap_forget(struct inherited *found)
         munmap(found->frame_number, found->most * sizeof *found->frame_number);
     if (found->seen)
         munmap(found->seen, found->most * sizeof *found->seen);
+    if (found->own_since)
+        munmap(found->own_since, found->most * sizeof *found->own_since);
+    if (found->later)
+        munmap(found->later, sizeof *found->later);
     *found = (struct inherited){0};
 }
 

@@ -74,7 +74,8 @@ class Recorder:
         """After a fork: every page is shared once more. Looking takes time, so not after each of many."""
         if self.waiting == os.getpid():
             return
-        if self.recording and self._look > SHARE * (time.monotonic() - self._looked_at):
+        often = self._look > SHARE * (time.monotonic() - self._looked_at)
+        if self.recording and often and _native.trap_forked():
             return
         if self.recording:
             rest = _native.trap_rest()  # first: what this does itself is not to be in it
