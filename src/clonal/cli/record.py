@@ -16,7 +16,7 @@ from clonal.report.words import duration, parse_size, size
 
 USAGE = "clonal record [-o FILE] [options] -- COMMAND [ARGUMENTS]"
 PAGE = 4096
-SIGTRAP, SNAPSHOT = "sigtrap", "snapshot"
+SIGTRAP, BPF, SNAPSHOT = "sigtrap", "bpf", "snapshot"
 
 
 def parser() -> Parser:
@@ -32,7 +32,7 @@ def parser() -> Parser:
     made.add_argument("--limit", metavar="SIZE", default="512M", help="of the recording; the rest is counted")
     made.add_argument(
         "--backend",
-        choices=("auto", SIGTRAP, SNAPSHOT),
+        choices=("auto", SIGTRAP, BPF, SNAPSHOT),
         default="auto",
         help="a signal for each fault, or the page map at the end: no lines (auto: the first, if allowed)",
     )
@@ -46,10 +46,8 @@ def main(argv: Sequence[str]) -> int:
     output = arguments.output or Path(f"clonal-{os.getpid()}.rec")
     limit = parse_size(arguments.limit, "--limit")
     check(command, output)
-    from clonal.observe.record import trap
-
     backend = chosen(arguments.backend)
-    each = trap.cost() if backend == SIGTRAP else 0.0
+    each = cost(backend)
     status = run(command, output, limit, backend)
     report(output, each)
     return status
@@ -65,12 +63,23 @@ def run(command: Sequence[str], output: Path, limit: int = LIMIT, backend: str =
         raise UserMistake(str(error)) from None
 
 
+def cost(backend: str) -> float:
+    """Nanoseconds that a recorded copy takes more. Raises CannotRecord."""
+    if backend == BPF:
+        from clonal.observe.record import bpf
+
+        return bpf.cost()
+    from clonal.observe.record import trap
+
+    return trap.cost() if backend == SIGTRAP else 0.0
+
+
 def chosen(wanted: str) -> str:
     """The backend: what was asked for, or the best that this machine allows; what is lost is said."""
     from clonal.observe.record import trap
 
-    if wanted == SNAPSHOT:
-        return SNAPSHOT
+    if wanted in (SNAPSHOT, BPF):
+        return wanted
     try:
         trap.require()
     except trap.CannotRecord as error:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import clonal
@@ -35,22 +35,20 @@ def record(command: Sequence[str], path: Path, limit: int = LIMIT, backend: str 
     """Runs it and returns its exit status as a shell has it: 128 + the signal that ended it. Raises
     CannotBegin. An end that cannot be written is told."""
     writer = _begun(command, path, limit, backend)
-    keeper = Keeper(writer)
+    run = _followed if backend == "bpf" else _hooked
     try:
         try:
-            status = _run(command, environment(path, limit, backend) | {hook.KEEPER: keeper.address})
+            status = run(command, path, writer, backend)
         except OSError as error:
             path.unlink(missing_ok=True)
             raise CannotBegin(command[0], f"cannot be run: {_why(error)}") from None
-        finally:
-            keeper.close()
         try:
             writer.write(Kind.END, {"time": time.monotonic_ns(), "status": status}, pid=0)
         except OSError as error:
             print(f"clonal record: {path} has no end: {error.strerror}", file=sys.stderr)
     finally:
         writer.close()
-    return status
+    return status if status >= 0 else 128 - status
 
 
 def _begun(command: Sequence[str], path: Path, limit: int, backend: str) -> Writer:
@@ -85,15 +83,24 @@ def environment(path: Path, limit: int, backend: str) -> dict[str, str]:
     }
 
 
-def _run(command: Sequence[str], env: Mapping[str, str]) -> int:
-    process = subprocess.Popen(command, env=env)
-    with _passing_on(process):
-        status = process.wait()
-    return status if status >= 0 else 128 - status
+def _hooked(command: Sequence[str], path: Path, writer: Writer, backend: str) -> int:
+    """Its processes record themselves."""
+    with contextlib.closing(Keeper(writer)) as keeper:
+        env = environment(path, writer.limit, backend) | {hook.KEEPER: keeper.address}
+        process = subprocess.Popen(command, env=env)
+        with passing_on(process):
+            return process.wait()
+
+
+def _followed(command: Sequence[str], path: Path, writer: Writer, _backend: str) -> int:
+    """Its processes are recorded from outside."""
+    from clonal.observe.record import following  # it wants numpy
+
+    return following.run(command, path, writer.limit)
 
 
 @contextlib.contextmanager
-def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Signals that ask this process to end or to reload are the command's; those of the terminal it has
     itself."""
 
