@@ -81,6 +81,7 @@
       }
       close();
     };
+    if (!document.body.classList.contains("empty")) chart.dataset.empty = "no page of what is chosen";
     if (root.pages) {
       for (let each = zoomed.parent; each; each = each.parent) place(each, 0, width, true, false);
       place(zoomed, 0, width, false, false);
@@ -146,7 +147,7 @@
       const one = document.createElement("span");
       one.style.setProperty("--c", `var(--c${cause})`);
       one.append(document.createElement("i"), `${data.causes[cause]} ${number(pages)}`);
-      second.append(" ", one);
+      second.append(one);
     });
     about.replaceChildren(first, second);
   }

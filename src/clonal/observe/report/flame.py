@@ -35,9 +35,10 @@ def page(made: Tally) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>Pages copied: {escape(command)}</title><style>{_resource('flame.css')}</style></head>\n"
-        f"<body><header><h1>{escape(command)}</h1><p>{escape(_figures(made))}</p>{_notes(made)}</header>\n"
+        f'<body class="{"" if made.copied else "empty"}"><header>'
+        f"<h1>{escape(command)}</h1><p>{escape(_figures(made))}</p>{_notes(made)}</header>\n"
         f"{_controls()}"
-        '<div id="chart" role="tree" aria-label="flame graph"></div>\n'
+        f'<div id="chart" role="tree" aria-label="flame graph" data-empty="{escape(_none(made))}"></div>\n'
         '<footer><div id="about" aria-live="polite"></div>'
         f'<p class="keys">{"".join(f"<span>{keys} {what}</span>" for keys, what in KEYS)}</p></footer>\n'
         "<noscript><p>The flame graph is drawn by a script.</p></noscript>\n"
@@ -52,7 +53,13 @@ def _resource(name: str) -> str:
 
 def _figures(made: Tally) -> str:
     processes = plural(len(made.recording.processes), "process")
-    return f"{counted(made.copied, 'page')} copied, {amount(made.copied)}, in {processes}"
+    how = f"; recorded by {made.recording.backend}" if made.recording.backend else ""
+    return f"{counted(made.copied, 'page')} copied, {amount(made.copied)}, in {processes}{how}"
+
+
+def _none(made: Tally) -> str:
+    """What stands where there is nothing to draw."""
+    return made.recording.empty or "no page was copied"
 
 
 def _notes(made: Tally) -> str:
