@@ -201,6 +201,7 @@ def test_a_recording_without_copies_says_so(shown: Shown) -> None:
     for key in ("ArrowDown", "Enter", "Escape"):
         tab.press(key)
     assert not tab.problems
+    recorded.close()
 
 
 def test_what_is_too_narrow_is_drawn_together(shown: Shown) -> None:
