@@ -3,7 +3,7 @@
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   const members = data.pids.length, box = byId("map"), canvas = box.querySelector("canvas"), pen = canvas.getContext("2d");
-  const GUTTER = 250, TOP = 34, HEAD = 24, GAP = 14, BETWEEN = 16, CELL = 7;
+  const GUTTER = 160, TOP = 34, HEAD = 24, GAP = 14, BETWEEN = 16, CELL = 7;
 
   async function unpacked(text, Kind) { // base64 of zlib of little-endian numbers
     const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));

@@ -78,10 +78,16 @@ def page(taken: Snapshot) -> str:
     while True:
         data = cells(layers, parts, step)
         if data is not None:
-            made = _html(family, data | _facts(taken, family, parts, step))
+            made = _html(family, data | _facts(taken, family, parts, step), _there(layers))
             if len(made) < MOST_BYTES:
                 return made
         step *= 2
+
+
+def _there(layers: Sequence[Layer]) -> set[int]:
+    """The states that there are."""
+    counts = sum(np.bincount(each.state, minlength=len(STATES) + 1) for each in layers)
+    return set(np.flatnonzero(counts).tolist())
 
 
 def layer(taken: Snapshot, at: int) -> Layer:
@@ -229,7 +235,7 @@ def _words(shown: bool) -> dict[str, str]:
     return {name: HIDDEN.get(name, words) for name, words in STATES.items()}
 
 
-def _html(family: FamilySharing, data: dict[str, Any]) -> str:
+def _html(family: FamilySharing, data: dict[str, Any], there: set[int]) -> str:
     first = family.members[0]
     title = f"clonal map {first.pid}"
     embedded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
@@ -242,7 +248,7 @@ def _html(family: FamilySharing, data: dict[str, Any]) -> str:
         f"<p>{escape(' '.join(said[:2]))}</p>"
         + "".join(f'<p class="warning">{escape(line)}</p>' for line in (*said[2:], *family.problems))
         + f"<details><summary>Figures of the members</summary>{_table(family)}</details>"
-        f"{_controls(data)}</header>\n"
+        f"{_controls(data['shown'], there)}</header>\n"
         '<main id="map" tabindex="0" role="application" aria-label="pages by address"><canvas></canvas>'
         '<div id="room"></div></main><div id="tip" role="status" aria-live="polite" hidden></div>\n'
         f'<script type="application/json" id="data">{embedded}</script>\n'
@@ -250,13 +256,12 @@ def _html(family: FamilySharing, data: dict[str, Any]) -> str:
     )
 
 
-def _controls(data: dict[str, Any]) -> str:
-    shown = data["shown"]
+def _controls(shown: bool, there: set[int]) -> str:
     legend = "".join(
         f'<button data-state="{number}" aria-pressed="false" title="{escape(words)}: show only these">'
         f'<i class="{name}"></i>{escape(words)}</button>'
         for number, (name, words) in enumerate(_words(shown).items(), 1)
-        if shown or name not in ("parent", "all", "outside")
+        if number in there
     )
     return (
         f'<div id="legend">{legend}</div><div id="bar">'
