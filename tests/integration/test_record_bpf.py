@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,10 @@ def child(found: Recording) -> list[Copy]:
     return [copy for copy in found.by_program if copy.pid == pid]
 
 
+def by(copies: list[Copy], function: str) -> list[Copy]:
+    return [copy for copy in copies if copy.frame.function == function]
+
+
 def exactly(found: int, known: int) -> bool:
     """Within the accuracy that is aimed at."""
     return abs(found - known) <= max(1, known * 0.001)
@@ -63,17 +68,35 @@ def exactly(found: int, known: int) -> bool:
 
 @needs_bpf
 @pytest.mark.parametrize("work", ["write_buffer", "in_threads", "die"])
-def test_each_page_written_is_a_copy(record: Record, work: str) -> None:
-    copies = [copy for copy in child(record(work)) if copy.category == "large buffers"]
-    assert exactly(len(copies), observed.PAGES)
-    assert {(copy.cause, copy.outcome) for copy in copies} == {("data", "copied")}
+def test_each_page_written_is_a_copy_on_its_line(record: Record, work: str) -> None:
+    function = "write_part" if work == "in_threads" else "write_buffer"
+    copies = by(child(record(work)), function)
+    assert exactly(sum(copy.category == "large buffers" for copy in copies), observed.PAGES)
+    lines = Counter((copy.cause, copy.outcome, copy.frame.line) for copy in copies)
+    [((cause, outcome, _line), most)] = lines.most_common(1)
+    assert exactly(most, observed.PAGES)
+    assert (cause, outcome) == ("data", "copied")
 
 
 @needs_bpf
-def test_what_the_kernel_writes_is_found(record: Record) -> None:
-    copies = [copy for copy in child(record("read_into")) if copy.category == "large buffers"]
-    assert exactly(len(copies), observed.PAGES)
-    assert {(copy.library, copy.cause) for copy in copies} == {("kernel", "data")}
+def test_reading_objects_copies_for_their_reference_counts(record: Record) -> None:
+    copies = by(child(record("read_pairs")), "read_pairs")
+    causes = Counter((copy.cause, copy.type, copy.category) for copy in copies)
+    assert causes["reference count", "tuple", "python objects"] >= 0.98 * len(copies) > 500
+
+
+@needs_bpf
+def test_a_collection_copies_for_gc_headers(record: Record) -> None:
+    copies = [copy for copy in child(record("collect")) if copy.type == "Node"]
+    causes = Counter(copy.cause for copy in copies)
+    assert causes["gc header"] >= 0.98 * causes.total() > 50
+
+
+@needs_bpf
+def test_what_the_kernel_writes_has_its_line(record: Record) -> None:
+    copies = [copy for copy in by(child(record("read_into")), "read_into") if copy.library == "kernel"]
+    assert exactly(sum(copy.category == "large buffers" for copy in copies), observed.PAGES)
+    assert {copy.cause for copy in copies} == {"data"}
 
 
 @needs_bpf

@@ -20,7 +20,19 @@ enum { FAULT_PRESENT = 1, FAULT_WRITE = 2 };
 /* include/linux/gfp_types.h: the same bits since Linux 4.4 */
 enum { GFP_MOVABLE = 0x08, GFP_ZERO = 0x100 };
 enum { VM_SHARED = 0x08 };
-enum { POOL = 1 << 14, POOL_HEADER = 48, CLASSES = 32, THREADS = 512, RAW = 72, USER_BITS = 47 };
+enum {
+    PAGE = 4096,
+    OBJECT_TOO_LONG = 1 << 20,
+    POOL = 1 << 14,
+    POOL_HEADER = 48,
+    CLASSES = 32,
+    THREADS = 512,
+    RAW = 72,
+    USER_BITS = 47
+};
+
+enum { TYPE_READY = 1 << 12 }; /* Py_TPFLAGS_READY */
+#define PRIME 1099511628211ull /* of FNV-1a */
 
 /* ---- of the kernel, as much as is used ---- */
 
@@ -66,7 +78,7 @@ struct pt_regs {
 struct thread {
     __u64 address, ip;
     __u64 faults; /* of the thread so far: while it is the same, it is the same fault */
-    __u32 error, pending;
+    __u32 error, pending, owner, wake;
     __u64 state;        /* PyThreadState * */
     char raw[RAW + 64]; /* a frame; no offset is beyond */
     struct full_event event;
@@ -99,14 +111,19 @@ struct {
     __type(value, struct thread);
 } threads SEC(".maps");
 
-/* Code objects that user space has been woken for: their names must be read while they are there. */
+/* What user space has been told of: stacks, code objects, types; by program. */
+struct known {
+    __u64 what, image;
+};
+
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
-    __uint(max_entries, 1 << 14);
-    __type(key, __u64);
+    __uint(max_entries, 1 << 15);
+    __type(key, struct known);
     __type(value, __u8);
 } told SEC(".maps");
 
+__u64 images = 0;     /* programs executed so far */
 __u64 unfollowed = 0; /* children that found no room in `processes` */
 
 /* ---- the Python frames of the faulting thread ---- */
@@ -165,7 +182,7 @@ static __u64 find_state(struct thread *thread, const struct python *python, __u6
 struct stack_walk {
     const struct layout *layout;
     struct thread *thread;
-    __u64 frame;
+    __u64 frame, hash;
     __u32 depth;
 };
 
@@ -181,15 +198,18 @@ static long next_frame(__u32 turn, struct stack_walk *at)
     if (depth >= DEPTH)
         return 1;
     if (owner != layout->not_python) {
-        thread->event.frame[depth].code = raw_word(thread, layout->code);
-        thread->event.frame[depth].instruction = raw_word(thread, layout->instruction);
+        __u64 code = raw_word(thread, layout->code), instruction = raw_word(thread, layout->instruction);
+        thread->event.frame[depth].code = code;
+        thread->event.frame[depth].instruction = instruction;
+        at->hash = ((at->hash ^ code) * PRIME ^ instruction) * PRIME;
         at->depth = depth + 1;
     }
     at->frame = raw_word(thread, layout->previous);
     return 0;
 }
 
-static void walk(struct thread *thread, const struct python *python, __u64 self)
+/* The hash of the stack that was noted, 0 if there is none. */
+static __u64 walk(struct thread *thread, const struct python *python, __u64 self)
 {
     const struct layout *layout = &python->layout;
     struct stack_walk at = {.layout = layout, .thread = thread};
@@ -201,6 +221,7 @@ static void walk(struct thread *thread, const struct python *python, __u64 self)
     if (at.frame)
         bpf_loop(2 * DEPTH, next_frame, &at, 0);
     thread->event.head.depth = at.depth;
+    return at.depth ? at.hash : 0;
 }
 
 /* ---- evidence of what is written ---- */
@@ -252,22 +273,139 @@ static __u32 from_file(struct task_struct *task, __u64 address)
     return lookup.private_file ? FROM_FILE : 0;
 }
 
+/* ---- objects that are seen for the first time ---- */
+
+static bool is_new(__u64 what, __u64 image)
+{
+    struct known key = {what, image};
+    __u8 one = 1;
+    if (bpf_map_lookup_elem(&told, &key))
+        return false;
+    bpf_map_update_elem(&told, &key, &one, BPF_ANY);
+    return true;
+}
+
+/* A word of the object that was read; the verifier wants the bound. */
+static __u64 object_word(const struct object_event *event, __u32 offset)
+{
+    return *(__u64 *)(event->object + (offset < OBJECT - 8 ? offset : 0));
+}
+
+/* Copies so many bytes of the process; how many there are then. */
+static __always_inline __u64 copy(void *to, __u64 from, __u64 size, const __u64 most)
+{
+    barrier_var(size); /* else the bound is not seen by the verifier */
+    if (!size || size > most || bpf_probe_read_user(to, size, (void *)from))
+        return 0;
+    return size;
+}
+
+/* The bytes of a str with its header: its length and the width of its letters are in it. */
+static __u64 text_size(const struct layout *layout, __u64 text)
+{
+    __u64 length = word(text + 16), width = word(text + 32) >> 2 & 7;
+    return length < FILE_NAME ? layout->compact + length * width : OBJECT_TOO_LONG;
+}
+
+static void begin(struct event *event, __u32 pid, __u64 address)
+{
+    __builtin_memset(event, 0, sizeof *event);
+    event->kind = EVENT_OBJECT, event->address = address, event->pid = pid;
+    event->depth = (sizeof(struct object_event) - sizeof *event) / sizeof(struct frame);
+}
+
+static void tell_code(struct thread *thread, const struct layout *layout, __u64 address)
+{
+    struct object_event *event = bpf_ringbuf_reserve(&ring, sizeof *event, 0);
+    if (!event)
+        return;
+    begin(&event->head, thread->owner, address);
+    if (bpf_probe_read_user(event->object, OBJECT, (void *)address)) {
+        bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
+        return;
+    }
+    __u64 name = object_word(event, layout->qualified_name), file = object_word(event, layout->file_name);
+    __u64 lines = object_word(event, layout->line_table), length = word(lines + 16);
+    __u64 *told_of = event->head.block;
+    told_of[0] = name, told_of[1] = copy(event->name, name, text_size(layout, name), NAME);
+    told_of[2] = file, told_of[3] = copy(event->file, file, text_size(layout, file), FILE_NAME);
+    told_of[4] = lines,
+    told_of[5] = copy(event->lines, lines, length < LINES - 33 ? length + 33 : LINES, LINES);
+    bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+}
+
+/* If it may be a type; its own type, 0 if it is none or not new. User space looks more closely. */
+static __u64 tell_type(struct thread *thread, const struct layout *layout, __u64 image, __u64 address)
+{
+    if (address & 7 || address < PAGE || address >> USER_BITS ||
+        !(word(address + layout->type_flags) & TYPE_READY) || !is_new(address, image))
+        return 0;
+    struct object_event *event = bpf_ringbuf_reserve(&ring, sizeof *event, 0);
+    if (!event)
+        return 0;
+    begin(&event->head, thread->owner, address);
+    __u64 metatype = 0;
+    if (!bpf_probe_read_user(event->object, OBJECT, (void *)address)) {
+        __u64 name = object_word(event, layout->type_name);
+        long size = bpf_probe_read_user_str(event->name, NAME, (void *)name);
+        if (size > 0)
+            event->head.block[0] = name, event->head.block[1] = size;
+        metatype = object_word(event, 8);
+    }
+    bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+    return metatype;
+}
+
+struct stack_tell {
+    struct thread *thread;
+    const struct layout *layout;
+    __u64 image, metatype;
+};
+
+static long tell_frame(__u32 turn, struct stack_tell *at)
+{
+    if (turn >= DEPTH)
+        return 1;
+    __u64 code = at->thread->event.frame[turn].code;
+    if (is_new(code, at->image))
+        tell_code(at->thread, at->layout, code);
+    return 0;
+}
+
+/* The words of the evidence that may be an object's type (observe/record/evidence.py), and their own types.
+ */
+static long tell_candidate(__u32 turn, struct stack_tell *at)
+{
+    struct event *event = &at->thread->event.head;
+    __u64 address = 0;
+    __u32 word = turn < 6 ? turn + 1 : turn / 2 - 2;
+    if (turn >= 12)
+        return 1;
+    barrier_var(word); /* else the bound is not seen by the verifier */
+    if (turn & 1)
+        address = at->metatype;
+    else if (turn < 6 && event->flags & BLOCK_READ)
+        address = event->block[word & 7];
+    else if (turn >= 6 && event->flags & AT_READ)
+        address = event->at[word & 3];
+    at->metatype = address ? tell_type(at->thread, at->layout, at->image, address) : 0;
+    return 0;
+}
+
+/* With a stack that is new. */
+static void tell_objects(struct thread *thread, const struct python *python, __u64 image)
+{
+    struct stack_tell at = {.thread = thread, .layout = &python->layout, .image = image};
+    bpf_loop(thread->event.head.depth, tell_frame, &at, 0);
+    bpf_loop(12, tell_candidate, &at, 0);
+}
+
 /* ---- what is sent ---- */
 
 /* Whether there is room for a copy beside what must not be lost. */
 static bool room(void)
 {
     return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) < RING - RESERVE;
-}
-
-/* User space is woken where names are new, and else looks every few milliseconds. */
-static __u64 wake_for(__u64 code)
-{
-    __u8 one = 1;
-    if (!code || bpf_map_lookup_elem(&told, &code))
-        return BPF_RB_NO_WAKEUP;
-    bpf_map_update_elem(&told, &code, &one, BPF_ANY);
-    return BPF_RB_FORCE_WAKEUP;
 }
 
 static void tell(__u32 kind, __u32 pid, __u32 child, __u32 flags, const struct process *process)
@@ -287,7 +425,7 @@ static void tell(__u32 kind, __u32 pid, __u32 child, __u32 flags, const struct p
 /* What runs and what is written to. Of a page that is there this is noted before its fault is handled:
  * reading the page marks its entry as accessed, and a handler that finds the entry changed begins again
  * (mm/memory.c wp_page_copy, pte_same). */
-static void note(struct task_struct *task, struct thread *thread)
+static void note(struct task_struct *task, struct thread *thread, const struct process *process)
 {
     struct event *event = &thread->event.head;
     __u32 pid = task->tgid;
@@ -298,8 +436,15 @@ static void note(struct task_struct *task, struct thread *thread)
     event->depth = 0;
     if (thread->error & FAULT_PRESENT)
         look_at(event);
-    if (python)
-        walk(thread, python, task->thread.fsbase);
+    thread->owner = process->owner;
+    thread->wake = 0;
+    if (!python)
+        return;
+    __u64 hash = walk(thread, python, task->thread.fsbase);
+    if (hash && is_new(hash, process->image)) {
+        tell_objects(thread, python, process->image);
+        thread->wake = 1;
+    }
 }
 
 static void send(struct thread *thread, struct process *process)
@@ -313,7 +458,7 @@ static void send(struct thread *thread, struct process *process)
         return;
     }
     if (bpf_ringbuf_output(&ring, &thread->event, sizeof *event + depth * sizeof(struct frame),
-                           wake_for(depth ? thread->event.frame[0].code : 0)))
+                           thread->wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP))
         __sync_fetch_and_add(&process->lost, 1);
 }
 
@@ -339,7 +484,7 @@ static int fault(__u64 address, __u64 ip, __u64 error)
     thread->faults = task->min_flt + task->maj_flt;
     thread->pending = 1;
     if (error & FAULT_PRESENT)
-        note(task, thread);
+        note(task, thread, process);
     return 0;
 }
 
@@ -379,7 +524,7 @@ int BPF_PROG(on_page, struct page *page, unsigned int order, unsigned int flags)
         __u32 file = from_file(task, thread->address);
         if (!file)
             return 0;
-        note(task, thread);
+        note(task, thread, process);
         thread->event.head.flags |= file;
     }
     send(thread, process);
@@ -428,6 +573,7 @@ int BPF_PROG(on_exec, struct task_struct *task)
         return 0;
     tell(EVENT_EXEC, pid, 0, process->owner == pid ? 0 : VFORKED, process);
     struct process made = {.state = FOLLOWED, .owner = pid};
+    made.image = __sync_fetch_and_add(&images, 1) + (1ull << 32); /* no number of a process */
     bpf_map_update_elem(&processes, &pid, &made, BPF_ANY);
     bpf_map_delete_elem(&pythons, &pid);
     return 0;

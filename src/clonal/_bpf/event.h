@@ -10,9 +10,13 @@ enum {
     RING = 32 << 20,   /* bytes; about 100,000 copies */
     RESERVE = 1 << 20, /* of the ring, for what is not a copy: losing that would lose a process */
     PROCESSES = 1 << 14,
+    OBJECT = 208, /* bytes of a code object or a type, and of what it points to */
+    NAME = 256,
+    FILE_NAME = 512,
+    LINES = 3120,
 };
 
-enum event_kind { EVENT_COPY = 1, EVENT_FORK, EVENT_EXEC, EVENT_EXIT };
+enum event_kind { EVENT_COPY = 1, EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_OBJECT };
 
 /* Of an event. What could be read, and what kind of write it was. */
 enum event_flag {
@@ -49,6 +53,16 @@ struct event {
     __u64 at[4];    /* from the address on */
 };
 
+/* A code object or a type, at `address`, when it is first seen: by the time that user space reads what it is
+ * told, the process may have ended. `block` has the address and the length of each text. */
+struct object_event {
+    struct event head;
+    char object[OBJECT];
+    char name[NAME];
+    char file[FILE_NAME];
+    char lines[LINES];
+};
+
 struct full_event {
     struct event head;
     struct frame frame[DEPTH];
@@ -65,6 +79,11 @@ struct layout {
     __u32 current_frame;                      /* of it, or of PyThreadState */
     __u32 code, instruction, previous, owner; /* of _PyInterpreterFrame */
     __u32 not_python;                         /* the value of `owner` that says so */
+    __u32 first_line, file_name, qualified_name, line_table, instructions; /* of PyCodeObject */
+    __u32 ascii, compact;                   /* sizes of what comes before the text of a str */
+    __u32 data;                             /* of PyBytesObject */
+    __u32 type_name, type_size, type_flags; /* of PyTypeObject */
+    __u32 padding;
 };
 
 enum { NO_C_FRAME = 0xffff };
@@ -78,6 +97,7 @@ enum process_state {
 struct process {
     __u32 state;
     __u32 owner; /* whose memory it is: another's after vfork */
+    __u64 image; /* the same in all that were forked since a program was executed */
     __u64 fresh, lost;
 };
 

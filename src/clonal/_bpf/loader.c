@@ -175,6 +175,7 @@ static PyObject *program_follow(PyObject *object, PyObject *args)
     struct process process = {0};
     if (!is_open(self) || !PyArg_ParseTuple(args, "II", &process.owner, &process.state))
         return NULL;
+    process.image = process.owner;
     int error = bpf_map_update_elem(self->processes, &process.owner, &process, BPF_ANY);
     if (error)
         return failed(error, "following a process");
@@ -288,7 +289,9 @@ static int exec_module(PyObject *module)
     Py_XDECREF(type);
     if (result < 0 || PyModule_AddIntConstant(module, "EVENT", sizeof(struct event)) < 0)
         return -1;
-    return PyModule_AddIntConstant(module, "PYTHON", sizeof(struct python));
+    if (PyModule_AddIntConstant(module, "PYTHON", sizeof(struct python)) < 0)
+        return -1;
+    return PyModule_AddIntConstant(module, "OBJECT", sizeof(struct object_event) - sizeof(struct event));
 }
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, exec_module}, {0, NULL}};

@@ -15,6 +15,7 @@ EVENT = np.dtype(
         ("fresh", "<u8"), ("lost", "<u8"), ("pool", "<u4", 12), ("block", "<u8", 8), ("at", "<u8", 4),
     ]
 )  # fmt: skip
+TEXTS = ((208, 256), (464, 512), (976, 3120))  # where texts are, behind an object of OBJECT, and their room
 FRAME = 16  # bytes: code object, instruction
 FAULT = np.dtype(
     [
@@ -32,6 +33,7 @@ class Happened(enum.IntEnum):
     FORK = 2
     EXEC = 3
     EXIT = 4
+    OBJECT = 5  # a code object or a type, seen for the first time
 
 
 class Told(enum.IntFlag):

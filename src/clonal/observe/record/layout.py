@@ -9,7 +9,7 @@ NO_C_FRAME = 0xFFFF  # the current frame is in the thread state itself
 
 
 class Layout(NamedTuple):
-    """Offsets and sizes in bytes; the first twelve are the eBPF program's (struct layout of _bpf/event.h)."""
+    """Offsets and sizes in bytes, in the order of struct layout of _bpf/event.h."""
 
     interpreters: int
     next_interpreter: int
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
 
     def packed(self, runtime: int) -> bytes:
         """struct python of _bpf/event.h."""
-        return struct.pack("<Q12I", runtime, *self[:12])
+        return struct.pack("<Q24I", runtime, *self, 0)
 
 
 # Include/internal/pycore_runtime.h, pycore_interp.h, pycore_frame.h, cpython/pystate.h, cpython/code.h;

@@ -10,24 +10,53 @@ import bisect
 import os
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from clonal.observe.record.layout import Layout
 
 COUNTS = 1 << 32  # no reference count is above, nor is an immortal one
+LINES = 3120 - 33  # bytes of a longer table that the eBPF program keeps (_bpf/event.h)
 TEXT, TABLE = 4096, 1 << 20  # bytes of a name, and of a table of lines, at most
 # Include/object.h: flags of types
 HEAPTYPE, READY, HAVE_GC, SUBCLASS = 1 << 9, 1 << 12, 1 << 14, 1 << 31
 MANAGED_WEAKREF, MANAGED_DICT = 1 << 3, 1 << 4  # the first from 3.12 on
 
 
+class Seen:
+    """Pieces of memory as they were once."""
+
+    def __init__(self) -> None:
+        self._addresses: list[int] = []
+        self._pieces: dict[int, bytes] = {}
+
+    def add(self, address: int, piece: bytes) -> None:
+        if address not in self._pieces:
+            bisect.insort(self._addresses, address)
+        self._pieces[address] = piece
+
+    def read(self, address: int, size: int) -> bytes | None:
+        index = bisect.bisect_right(self._addresses, address) - 1
+        if index < 0:
+            return None
+        start = address - self._addresses[index]
+        found = self._pieces[self._addresses[index]][start : start + size]
+        return found if len(found) == size else None
+
+
+class Reads(Protocol):
+    """What has memory."""
+
+    def read(self, address: int, size: int) -> bytes | None: ...
+
+
 class Memory:
     """That of a process, and where it is gone already that of others with the same objects at the same
     places: a forked process has its parent's. Close it."""
 
-    def __init__(self, pids: Iterable[int]) -> None:
+    def __init__(self, pids: Iterable[int], seen: Seen | None = None) -> None:
         self._pids = list(pids)
         self._open: list[int] = []
+        self.ways: tuple[Reads, ...] = (self, seen) if seen else (self,)  # to come by an object, best first
 
     def read(self, address: int, size: int) -> bytes | None:
         for number in range(len(self._pids)):
@@ -91,23 +120,30 @@ class Objects:
         self._shapes: dict[int, Shape | None] = {}
 
     def code_at(self, memory: Memory, address: int) -> Code | None:
-        """The code object there, or the one that was seen there last, if it cannot be read now."""
+        """The code object there; if it has gone, the one that was read, or seen, there before."""
+        for way in memory.ways:
+            found = self._code_by(way, address)
+            if found is not None or address in self._codes:
+                return found or self._codes[address]
+        return None
+
+    def _code_by(self, memory: Reads, address: int) -> Code | None:
         layout, before = self.layout, self._codes.get(address)
         words = memory.read(address, layout.instructions)
         if words is None:
-            return before
+            return None
         count, kind, size = struct.unpack_from("<QQQ", words)
         if not 0 < count < COUNTS or kind != self.code:
-            return before
+            return None
         known = words[16:24] + words[layout.first_line : layout.line_table + 8]
-        if before is None or before.words != known:
-            found = self._read_code(memory, words, known, size)
-            if found is None:
-                return before
+        if before is not None and before.words == known:
+            return before
+        found = self._read_code(memory, words, known, size)
+        if found is not None:
             self._codes[address] = found
-        return self._codes[address]
+        return found
 
-    def _read_code(self, memory: Memory, words: bytes, known: bytes, size: int) -> Code | None:
+    def _read_code(self, memory: Reads, words: bytes, known: bytes, size: int) -> Code | None:
         layout = self.layout
         file, name, table = (
             struct.unpack_from("<Q", words, at)[0]
@@ -120,7 +156,7 @@ class Objects:
         (first,) = struct.unpack_from("<i", words, layout.first_line)
         return Code(known, texts[0] or "?", texts[1] or "?", size, *decode_lines(lines, first))
 
-    def _text(self, memory: Memory, address: int) -> str | None:
+    def _text(self, memory: Reads, address: int) -> str | None:
         """A str: compact, as all are that are made of source."""
         head = memory.read(address, self.layout.ascii)
         if head is None:
@@ -132,22 +168,28 @@ class Objects:
         found = memory.read(address + (self.layout.ascii if ascii_ else self.layout.compact), length * width)
         return None if found is None else found.decode(ENCODINGS[width], "replace")
 
-    def _bytes(self, memory: Memory, address: int) -> bytes | None:
+    def _bytes(self, memory: Reads, address: int) -> bytes | None:
         head = memory.read(address, 24)
         size = struct.unpack_from("<Q", head, 16)[0] if head else TABLE
-        return memory.read(address + self.layout.data, size) if size < TABLE else None
+        if size >= TABLE:
+            return None
+        whole = memory.read(address + self.layout.data, size)
+        return memory.read(address + self.layout.data, LINES) if whole is None else whole
 
     def shape(self, memory: Memory, address: int) -> Shape | None:
         """The type there; None if it is none. One that was made by the program may have gone since."""
         before = self._shapes.get(address)
         if before is not None and not before.flags & HEAPTYPE:
             return before
-        found = self._read_shape(memory, address) if address and not address & 7 else None
-        if found is not None:
-            self._shapes[address] = found
-        return found
+        if not address or address & 7:
+            return None
+        for way in memory.ways:
+            if (found := self._read_shape(way, address)) is not None:
+                self._shapes[address] = found
+                return found
+        return None
 
-    def _read_shape(self, memory: Memory, address: int) -> Shape | None:
+    def _read_shape(self, memory: Reads, address: int) -> Shape | None:
         layout = self.layout
         words = memory.read(address, layout.type_flags + 8)
         if words is None:
@@ -163,7 +205,7 @@ class Objects:
             size = layout.ascii  # short strings are shorter than their type says
         return Shape(self._c_text(memory, name), flags, presize, size)
 
-    def _is_metatype(self, memory: Memory, kind: int) -> bool:
+    def _is_metatype(self, memory: Reads, kind: int) -> bool:
         if kind == self.type:
             return True
         words = memory.read(kind, self.layout.type_flags + 8) if kind and not kind & 7 else None
@@ -171,7 +213,7 @@ class Objects:
             return False
         return bool(struct.unpack_from("<Q", words, self.layout.type_flags)[0] & SUBCLASS)
 
-    def _c_text(self, memory: Memory, address: int) -> str:
+    def _c_text(self, memory: Reads, address: int) -> str:
         """Up to its zero; a shorter piece where its page is the last one mapped."""
         for size in (256, 64, 16):
             if (found := memory.read(address, size)) is not None:

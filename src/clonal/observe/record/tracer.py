@@ -65,6 +65,9 @@ class Tracer:
             happened = int(events["time"][row])
             if kind == Happened.FORK:
                 self._fork(pid, child, flags, happened)
+            elif kind == Happened.OBJECT:
+                if pid in self.processes:
+                    self.processes[pid].image.saw(events[row], frames[row])
             elif flags & Told.VFORKED:  # the child had borrowed its parent's memory
                 if kind == Happened.EXEC:
                     self._new(pid, 0, 0)

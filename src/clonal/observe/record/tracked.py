@@ -13,11 +13,11 @@ import numpy.typing as npt
 from clonal.kernel import procfs
 from clonal.kernel.procfs import PAGE, Vma
 from clonal.observe.analyse import OUTCOMES
-from clonal.observe.record.events import FAULT, FRAME, Events, Told
+from clonal.observe.record.events import FAULT, FRAME, TEXTS, Events, Told
 from clonal.observe.record.evidence import judge
 from clonal.observe.record.file import Kind, Writer
 from clonal.observe.record.interpreters import Files, Interpreter, mappings
-from clonal.observe.record.remote import Memory, Objects, Shape
+from clonal.observe.record.remote import Memory, Objects, Seen, Shape
 
 COPIED, FROM_FILE = OUTCOMES.index("copied"), OUTCOMES.index("copied from a file")
 RELATIVES = 3  # processes that are asked for an object that has gone from one
@@ -31,6 +31,15 @@ class Image:
     def __init__(self, pid: int) -> None:
         self.pids: dict[int, None] = {pid: None}
         self.interpreter: Interpreter | None = None
+        self.seen = Seen()
+
+    def saw(self, event: Events, content: bytes) -> None:
+        """An object, and the texts that it has."""
+        self.seen.add(int(event["address"]), content[: TEXTS[0][0]])
+        for text, (start, room) in enumerate(TEXTS):
+            address, size = (int(each) for each in event["block"][2 * text : 2 * text + 2])
+            if size:
+                self.seen.add(address, content[start : start + size].ljust(room, b"\0"))
 
 
 class Tracked:
@@ -132,7 +141,7 @@ class Tracked:
         fresh = len(events) - int(np.count_nonzero(keep))
         frames = [frames[row] for row in np.flatnonzero(keep)]
         events = events[keep].copy()
-        with closing(Memory(self._who(gone))) as memory:
+        with closing(Memory(self._who(gone), self.image.seen)) as memory:
             records = np.zeros(len(events), FAULT)
             types = self._judge(records, events, memory)
             stacks = self._stacks(records, frames, memory)
