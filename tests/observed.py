@@ -16,6 +16,9 @@ buffer = bytearray(PAGE * PAGES)
 buffer[::PAGE] = b"1" * PAGES
 into = bytearray(PAGE * PAGES)
 into[::PAGE] = b"1" * PAGES
+types: list[type] = [int] * (512 * PAGES)
+LONG = "def long(value):\n" + "    value = value + 1\n" * 20_000
+exec(LONG)
 pairs = [(number, number) for number in range(OBJECTS)]
 
 
@@ -66,6 +69,13 @@ def write_part(part: int) -> None:
         buffer[start] = 2
 
 
+def store_types() -> None:
+    for start in range(0, len(types), 512):
+        types[start] = float
+    for _ in range(12):  # 3.11 adapts a function at its eighth call
+        globals()["long"](1.5)
+
+
 def nothing() -> None:
     pass
 
@@ -77,7 +87,17 @@ def die() -> None:
 
 WORKS: dict[str, Callable[[], None]] = {
     each.__name__: each
-    for each in (write_buffer, read_pairs, collect, read_into, set_numbers, in_threads, nothing, die)
+    for each in (
+        write_buffer,
+        read_pairs,
+        collect,
+        read_into,
+        set_numbers,
+        in_threads,
+        store_types,
+        nothing,
+        die,
+    )
 }
 
 

@@ -90,6 +90,16 @@ def test_an_attribute_written_is_data_of_the_interpreters_objects(record: Record
 
 
 @needs_traps
+def test_a_list_of_types_is_data_and_a_long_function_adapts_its_own_code(record: Record) -> None:
+    copies = child(record("store_types"))
+    stored = Counter((copy.cause, copy.type) for copy in by(copies, "store_types"))
+    assert stored["data", ""] >= 0.99 * observed.PAGES
+    assert stored["reference count", "int"] < 10
+    run = Counter((copy.cause, copy.type) for copy in by(copies, "long"))
+    assert run["interpreter internals", "code"] >= 0.9 * run.total() > 10
+
+
+@needs_traps
 @needs_frames
 def test_what_the_kernel_writes_is_found_too(record: Record) -> None:
     copies = [copy for copy in child(record("read_into")) if copy.library == "kernel"]

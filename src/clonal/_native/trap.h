@@ -137,6 +137,9 @@ uint64_t trap_now(void);
 /* trap_stack.c: the number of the stack of this thread, from 1; 0 if there is none, or no room */
 uint32_t trap_stack(struct ring *ring);
 
+/* The same: the code object that this thread runs if `address` lies in it, else 0. */
+uint64_t trap_running_code(uint64_t address);
+
 /* Where in ring->names a text lies from now on; 0 if there is no room. */
 uint32_t trap_intern(struct ring *ring, const char *text, uint32_t length);
 

@@ -158,6 +158,19 @@ static uint32_t walk(struct place *found, uint64_t *hash)
     return depth;
 }
 
+uint64_t trap_running_code(uint64_t address)
+{
+    PyThreadState *state = PyGILState_GetThisThreadState();
+    _PyInterpreterFrame *frame = state ? innermost(state) : NULL;
+    while (frame && !is_python(frame))
+        frame = frame->previous;
+    PyCodeObject *code = frame ? look_at(frame).code : NULL;
+    if (!code || !Py_IS_TYPE(code, &PyCode_Type) || address < (uint64_t)code ||
+        address >= (uint64_t)(_PyCode_CODE(code) + Py_SIZE(code)))
+        return 0;
+    return (uint64_t)code;
+}
+
 static uint32_t add_stack(struct ring *ring, const struct place *places, uint32_t depth, uint64_t hash)
 {
     if (ring->stacks == STACKS || ring->frames + depth > FRAMES)

@@ -185,13 +185,32 @@ static bool in_pool(struct ring *ring, struct fault *fault)
     return true;
 }
 
+/* A code object too long for a pool, that adapts its own instructions. */
+static bool in_running_code(struct ring *ring, struct fault *fault)
+{
+    struct shape shape;
+    uint64_t code = trap_running_code(fault->address);
+    if (!code)
+        return false;
+    fault->type = type_number(ring, (uint64_t)&PyCode_Type, &shape);
+    fault->cause = fault->address < code + 8 ? CAUSE_REFCOUNT : CAUSE_INTERPRETER;
+    return true;
+}
+
+/* No count is longer, nor is an immortal one; and types that follow one another are a list's items. */
+static bool is_count(struct ring *ring, uint64_t word)
+{
+    struct shape shape;
+    return word && word <= UINT32_MAX && !(word > UINT16_MAX && type_number(ring, word, &shape));
+}
+
 /* Elsewhere: an object's first words, if the address is one of them. */
 static void by_words(struct ring *ring, struct fault *fault)
 {
     uint64_t words[4] = {0}; /* from the address on */
     uint64_t left = PAGE - fault->address % PAGE;
     fault->cause = CAUSE_DATA;
-    if (fault->address & 7)
+    if (in_running_code(ring, fault) || fault->address & 7)
         return;
     memcpy(words, (const void *)fault->address, left < sizeof words ? left : sizeof words);
     static const struct {
@@ -200,7 +219,8 @@ static void by_words(struct ring *ring, struct fault *fault)
     } looks[] = {{1, CAUSE_REFCOUNT}, {3, CAUSE_GC}, {2, CAUSE_GC}};
     for (unsigned i = 0; i < 3; i++) {
         struct shape shape;
-        uint32_t number = type_number(ring, words[looks[i].word], &shape);
+        uint32_t number =
+            is_count(ring, words[looks[i].word - 1]) ? type_number(ring, words[looks[i].word], &shape) : 0;
         if (!number || (looks[i].cause == CAUSE_GC && !(shape.flags & Py_TPFLAGS_HAVE_GC)))
             continue;
         fault->type = number;

@@ -21,6 +21,7 @@ REFCOUNT, GC, ALLOCATOR, INTERPRETER, DATA = (
 POOL, POOL_HEADER, STEP, CLASSES = 1 << 14, 48, 16, 32
 HASH = 24  # offset of a str's hash (PyASCIIObject)
 GC_HEADER = 16
+LONGEST_COUNT, SURE_COUNT = (1 << 32) - 1, (1 << 16) - 1  # no type lies as low as the latter
 # In a block the type is a word of the object, behind what comes before it; elsewhere the address is that of
 # the count, or of a word of the gc header.
 BEGINS = (0, 16, 32)
@@ -127,5 +128,14 @@ def _by_words(made: Verdict, events: Events, rows: Numbers, shapes: _Shapes) -> 
         candidates = events["at"][rows, word]
         known, _, _, flags = shapes.of(candidates)
         good = known & ((flags & HAVE_GC != 0) if cause == GC else True)
+        good &= _are_counts(events["at"][rows, word - 1], shapes)
         made.type[rows[good]], made.cause[rows[good]] = candidates[good], cause
         rows = rows[~good]
+
+
+def _are_counts(words: npt.NDArray[np.uint64], shapes: _Shapes) -> npt.NDArray[np.bool_]:
+    """No count is longer, nor is an immortal one; and types that follow one another are a list's items."""
+    found: npt.NDArray[np.bool_] = (words > 0) & (words <= LONGEST_COUNT)
+    big = np.flatnonzero(found & (words > SURE_COUNT))
+    found[big] = ~shapes.of(words[big])[0]
+    return found

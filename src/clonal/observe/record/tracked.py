@@ -14,7 +14,7 @@ from clonal.kernel import procfs
 from clonal.kernel.procfs import PAGE, Vma
 from clonal.observe.analyse import OUTCOMES
 from clonal.observe.record.events import FAULT, FRAME, TEXTS, Events, Told
-from clonal.observe.record.evidence import judge
+from clonal.observe.record.evidence import DATA, INTERPRETER, Verdict, judge
 from clonal.observe.record.file import Kind, Writer
 from clonal.observe.record.interpreters import Files, Interpreter, mappings
 from clonal.observe.record.remote import Memory, Objects, Seen, Shape
@@ -22,6 +22,7 @@ from clonal.observe.record.remote import Memory, Objects, Seen, Shape
 COPIED, FROM_FILE = OUTCOMES.index("copied"), OUTCOMES.index("copied from a file")
 RELATIVES = 3  # processes that are asked for an object that has gone from one
 WORDS = 8  # of a command line
+CODE_MOST = 1 << 24  # bytes of a code object
 Described = list[Any]  # function, file, line
 
 
@@ -143,7 +144,7 @@ class Tracked:
         events = events[keep].copy()
         with closing(Memory(self._who(gone), self.image.seen)) as memory:
             records = np.zeros(len(events), FAULT)
-            types = self._judge(records, events, memory)
+            types = self._judge(records, events, memory, frames)
             stacks = self._stacks(records, frames, memory)
         for name in ("time", "address", "ip", "thread"):
             records[name] = events[name]
@@ -179,7 +180,7 @@ class Tracked:
             keep[row] = (there[row] or not filed) if sure[row] else (there[row] and filed)
         return keep
 
-    def _judge(self, records: Events, events: Events, memory: Memory) -> list[str]:
+    def _judge(self, records: Events, events: Events, memory: Memory, frames: list[bytes]) -> list[str]:
         """Fills in cause, type and pool; the names of types that are new."""
         objects = self.image.interpreter.objects if self.image.interpreter else None
         seen: dict[int, Shape | None] = {}
@@ -192,6 +193,9 @@ class Tracked:
 
         code, string = (objects.code, objects.string) if objects else (0, 0)
         made = judge(events, shape_of, code, string)
+        if objects:
+            _in_running_code(made, events, frames, objects, memory)
+            shape_of(code)
         records["cause"], records["in_pool"] = made.cause, made.in_pool & (objects is not None)
         new: list[str] = []
         for address in np.unique(made.type).tolist():
@@ -239,6 +243,20 @@ class Tracked:
                 if vma is not None and vma.path:
                     found[f"{address:x}"] = [vma.path, files.function(self._who(False), vma, address)]
         return found
+
+
+def _in_running_code(
+    made: Verdict, events: Events, frames: list[bytes], objects: Objects, memory: Memory
+) -> None:
+    """Code objects too long for a pool adapt their own instructions when they run."""
+    for row in np.flatnonzero((made.cause == DATA) & ~made.in_pool & (events["flags"] & Told.BY_KERNEL == 0)):
+        start = int.from_bytes(frames[row][:8], "little")
+        at = int(events["address"][row]) - start
+        if not start or not 0 <= at < CODE_MOST:
+            continue
+        code = objects.code_at(memory, start)
+        if code is not None and at < objects.layout.instructions + 2 * code.size:
+            made.cause[row], made.type[row] = INTERPRETER, objects.code
 
 
 def described(
