@@ -15,7 +15,7 @@ from clonal.observe.report.count import Tally, generations, tally, timeline
 from clonal.observe.report.summary import summary
 from clonal.observe.report.table import table
 from clonal.observe.report.text import Line, bar, fit_place, sparkline
-from tests.recordings import Recorded, shop, strange
+from tests.recordings import HEAP, PYTHON, Recorded, shop, strange
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def section(shown: str, title: str) -> list[list[str]]:
 
 def test_what_the_program_copied_is_counted_and_what_it_did_not_copy_is_not(made: Tally) -> None:
     assert (made.copied, made.not_sure, made.reused, made.by_recording) == (100, 3, 5, 8)
-    assert len(made.copies) == 100
+    assert len(list(made.copies())) == 100
 
 
 def test_a_process_or_a_cause_can_be_counted_alone(path: Path) -> None:
@@ -299,3 +299,16 @@ def test_an_expression_belongs_to_the_function_that_it_stands_in(tmp_path: Path)
         "<module>  app.py  2 pages, 40.0 %",
     ]
     assert shown[3].split()[:4] == ["3", "2", "refcount", "2"]  # copied, and by what it calls
+
+
+def test_what_copies_have_in_common_is_kept_once(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path / "r")
+    recorded.process(1)
+    for _ in range(2):
+        recorded.copies(1, 500, (("f", "/srv/app.py", 1),), "data", where=HEAP, native=(PYTHON, "eval"))
+        recorded.copies(1, 500, (("f", "/srv/app.py", 1),), kind="str")
+    copies = load(recorded.close()).copies
+    assert len(copies) == 2000 and len(copies.kinds) <= 4 < sum(1 for _ in copies)
+    assert len({copy.address for copy in copies}) == 2000
+    assert copies[500] == list(copies)[500] == copies[400:600][100] and copies[500].type == "str"
+    assert copies[0].category == "malloc heap" and copies[0].frame.function == "f"

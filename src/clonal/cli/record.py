@@ -147,10 +147,9 @@ def report(output: Path, each: float) -> None:
 
     for note in shortcomings(found):
         print(f"clonal record: {note}", file=sys.stderr)
-    copies = found.by_program
-    own = len(found.by_recording)
+    copies, own = found.copied(own=False), found.copied(own=True)
     print(
-        f"clonal record: {len(copies):,} pages copied ({size(len(copies) * PAGE)}) in "
+        f"clonal record: {copies:,} pages copied ({size(copies * PAGE)}) in "
         f"{plural(len(found.processes), 'process')}; recording {_took(each)}copied {own:,} pages itself\n"
         f"clonal record: {output} has them; clonal report {shlex.quote(str(output))} tells of them",
         file=sys.stderr,

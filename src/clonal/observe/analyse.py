@@ -7,16 +7,17 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from clonal.kernel import procfs
+from clonal.observe.copies import OUTCOMES, REUSED, UNKNOWN, Copies, Copy, Frame, Stack, What
 from clonal.observe.record.file import MAGIC, RECORD, BadRecording, Chunk, Kind, Reader
+
+__all__ = ["OUTCOMES", "REUSED", "UNKNOWN", "Copy", "Frame", "Stack", "What"]  # of what is read here
 
 FAULT = struct.Struct("<QQQIIIBBBB")
 assert FAULT.size == RECORD
 CAUSES = ("unknown", "reference count", "gc header", "allocator metadata", "interpreter internals", "data")
-OUTCOMES = ("copied", "reused", "copied or reused", "copied from a file")
-REUSED = 1
 KERNEL = ("kernel", "system call")  # who wrote, where no code of the process did
 DATA, ALLOCATOR = CAUSES.index("data"), CAUSES.index("allocator metadata")
 BY_HOOK = ("sigtrap", "snapshot")  # backends that record processes which load the hook
@@ -25,39 +26,6 @@ OWN = "clonal/observe/record/hook.py"
 STRINGS = ("mem", "str", "wcs", "wmem", "bcopy", "bzero", "__mem", "__str", "explicit_bzero")
 ARENA = 64 << 20  # where glibc's further arenas begin (malloc/arena.c HEAP_MAX_SIZE)
 LARGE = 1 << 20  # an anonymous mapping this long is a buffer, if no pool is in it
-
-
-class Frame(NamedTuple):
-    """A line of Python."""
-
-    function: str
-    file: str
-    line: int
-
-
-UNKNOWN = Frame("?", "?", 0)
-Stack = tuple[Frame, ...]  # innermost first
-
-
-class Copy(NamedTuple):
-    """One page that was copied, or written to where it was found to be one's own by then (`outcome`)."""
-
-    pid: int
-    time: int  # CLOCK_MONOTONIC, ns
-    address: int
-    stack: Stack
-    cause: str
-    outcome: str
-    type: str  # of the object written to, "" if it is none
-    category: str  # kind of memory
-    library: str  # whose code wrote
-    symbol: str  # of the C function, "" if it has no name
-    own: bool  # by the recording itself
-
-    @property
-    def frame(self) -> Frame:
-        """The innermost line of Python."""
-        return self.stack[0] if self.stack else Frame(self.symbol or "?", self.library or "?", 0)
 
 
 @dataclass
@@ -93,7 +61,7 @@ class Recording:
     status: int | None = None  # None: the recorder itself was killed
     hooked: int = 0  # Python processes that would have been recorded from a fork on
     processes: dict[int, Process] = field(default_factory=dict)
-    copies: list[Copy] = field(default_factory=list)
+    copies: Copies = field(default_factory=Copies)
     truncated: bool = False
     damaged: int = 0  # stretches of the file that were passed over
     missed: int = 0  # faults that were in them, as far as the chunks after them tell
@@ -117,6 +85,11 @@ class Recording:
     def by_recording(self) -> list[Copy]:
         """Pages copied because the program was recorded."""
         return [copy for copy in self.copies if copy.own and copy.outcome != OUTCOMES[REUSED]]
+
+    def copied(self, own: bool) -> int:
+        """How many those of the recording itself, or of the program, are."""
+        counts = self.copies.counts()
+        return sum(pages for _, kind, pages in counts if kind.copied and kind.own is own)
 
     @property
     def by_program(self) -> list[Copy]:
@@ -169,12 +142,11 @@ def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None
         found.processes[chunk.pid].executes = data.get("executes") or found.processes[chunk.pid].executes
     elif chunk.kind is Kind.FAULTS:
         context = contexts.setdefault(chunk.pid, _Context(found.backend != "snapshot"))
-        copies = list(context.faults(chunk))
-        process = found.processes.setdefault(chunk.pid, _without_beginning(chunk.pid, copies))
+        context.faults(chunk, found.copies)
+        process = found.processes.setdefault(chunk.pid, _without_beginning(chunk))
         process.lost += data["lost"]
         process.fresh += data["fresh"]
         found.missed += context.missed
-        found.copies += copies
 
 
 def _process(pid: int, data: dict[str, Any], before: Process | None) -> Process:
@@ -190,9 +162,10 @@ def _process(pid: int, data: dict[str, Any], before: Process | None) -> Process:
     return made
 
 
-def _without_beginning(pid: int, copies: list[Copy]) -> Process:
+def _without_beginning(chunk: Chunk) -> Process:
     """One of which the first chunk is damaged."""
-    return Process(pid, 0, 0, [], 0, 0, copies[0].time if copies else 0)
+    began = FAULT.unpack_from(chunk.records)[0] if chunk.records else 0
+    return Process(chunk.pid, 0, 0, [], 0, 0, began)
 
 
 class _Context:
@@ -204,29 +177,48 @@ class _Context:
         self._types: dict[int, str] = {}
         self._symbols: dict[int, tuple[str, str]] = {}
         self._maps = Maps("")
+        self._frames: dict[Frame, Frame] = {}
+        self._known: dict[tuple[int, ...], int] = {}  # records under these mappings: their number in Copies
         self._faults = faults  # of those that the process numbers itself, so far
         self.missed = 0  # faults before the last chunk that are not here
 
-    def faults(self, chunk: Chunk) -> Iterator[Copy]:
+    def faults(self, chunk: Chunk, copies: Copies) -> None:
+        """Adds those of a chunk. Records that are alike, but for time and address, are looked at once."""
+        if chunk.data["maps"] is not None:
+            self._maps, self._known = Maps(chunk.data["maps"]), {}
+        known, place = self._known, self._maps.place
+        for time, address, ip, _, stack, kind, cause, outcome, in_pool, _ in self._records(chunk):
+            key = (ip, stack, kind, cause, outcome, -1 if in_pool else place(address))
+            number = known.get(key)
+            if number is None:
+                what = self._what(chunk.pid, address, ip, stack, kind, cause, outcome, in_pool)
+                number = known[key] = copies.add(what)
+            copies.what.append(number)
+            copies.times.append(time)
+            copies.addresses.append(address)
+
+    def _records(self, chunk: Chunk) -> Iterator[tuple[int, ...]]:
+        """Those that are new, with what they refer to."""
         data = chunk.data
         stack, type_, fault = data.get("after", (len(self._stacks), len(self._types), self._faults))
-        self._stacks |= {at: tuple(map(_frame, each)) for at, each in enumerate(data["stacks"], stack + 1)}
+        self._stacks |= {at: self._stack(each) for at, each in enumerate(data["stacks"], stack + 1)}
         self._types |= dict(enumerate(data["types"], type_ + 1))
         for address, symbol in data["symbols"].items():
             self._symbols[int(address, 16)] = (symbol[0] or "", symbol[1] or "") if symbol else ("", "")
-        if data["maps"] is not None:
-            self._maps = Maps(data["maps"])
         again = max(self._faults - fault, 0)  # the process was killed before it knew that they were written
         self.missed = max(fault - self._faults, 0)
         if "after" in data:
             self._faults = max(self._faults, fault + len(chunk.records) // RECORD)
-        for record in FAULT.iter_unpack(chunk.records[again * RECORD :]):
-            yield self._copy(chunk.pid, *record)
+        return FAULT.iter_unpack(chunk.records[again * RECORD :])
 
-    def _copy(
-        self, pid: int, time: int, address: int, ip: int, _thread: int, stack: int, type_: int, cause: int,
-        outcome: int, in_pool: int, _spare: int,
-    ) -> Copy:  # fmt: skip
+    def _stack(self, told: list[Any]) -> Stack:
+        """Each line is kept once."""
+        frames = map(_frame, told)
+        return tuple(self._frames.setdefault(frame, frame) for frame in frames)
+
+    def _what(
+        self, pid: int, address: int, ip: int, stack: int, type_: int, cause: int, outcome: int, in_pool: int
+    ) -> What:
         frames = self._stacks.get(stack, ())
         library, symbol = self._symbols.get(ip, ("", ""))
         if not ip and self._traps:
@@ -236,10 +228,9 @@ class _Context:
             cause = ALLOCATOR
         elif cause == DATA and category == "library data" and _is_python(self._maps.name(address)):
             cause = CAUSES.index("interpreter internals")
-        return Copy(
-            pid, time, address, frames, CAUSES[cause], OUTCOMES[outcome],
-            self._types.get(type_, ""), category, library, symbol,
-            any(frame.file.endswith(OWN) for frame in frames),
+        return What(
+            pid, frames, CAUSES[cause], OUTCOMES[outcome], self._types.get(type_, ""), category, library,
+            symbol, any(frame.file.endswith(OWN) for frame in frames),
         )  # fmt: skip
 
 
@@ -264,11 +255,15 @@ class Maps:
 
     def __init__(self, text: str) -> None:
         self._vmas = procfs.parse_maps(text.encode("utf-8", "replace"))
-        self._starts = [vma.start for vma in self._vmas]
+        self._bounds = [bound for vma in self._vmas for bound in (vma.start, vma.end)]
+
+    def place(self, address: int) -> int:
+        """A number that addresses of one mapping have in common: odd in one, even in none."""
+        return bisect.bisect_right(self._bounds, address)
 
     def _at(self, address: int) -> procfs.Vma | None:
-        index = bisect.bisect_right(self._starts, address) - 1
-        return self._vmas[index] if index >= 0 and address < self._vmas[index].end else None
+        place = self.place(address)
+        return self._vmas[place // 2] if place % 2 else None
 
     def name(self, address: int) -> str:
         """The file there, "" if none."""

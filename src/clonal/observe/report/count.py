@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from clonal.observe.analyse import OUTCOMES, REUSED, UNKNOWN, Copy, Frame, Recording, Stack
+from clonal.observe.analyse import OUTCOMES, UNKNOWN, Frame, Recording, Stack, What
 
 PAGE = 4096  # recordings are of x86-64
 DEPTH = 64  # frames of the longest stack that is recorded (_native/trap.h)
@@ -57,10 +57,18 @@ class Tally:
 
     recording: Recording
     rows: Counter[Row] = field(default_factory=Counter)
-    copies: list[Copy] = field(default_factory=list)  # those of the rows
+    kinds: dict[int, What] = field(default_factory=dict)  # those of the recording that are in the rows
     not_sure: int = 0  # counted as copied; the kernel did not show whether the page was reused instead
     reused: int = 0  # written to by the last process that had them: no copy
     by_recording: int = 0  # copied by the recording itself
+
+    def copies(self) -> Iterator[tuple[int, int, What]]:
+        """Those of the rows: when, and the number and kind of each."""
+        made, kinds = self.recording.copies, self.kinds
+        every = len(kinds) == len(made.kinds)
+        for time, number in zip(made.times, made.what, strict=True):
+            if every or number in kinds:
+                yield time, number, kinds[number]
 
     @property
     def copied(self) -> int:
@@ -99,25 +107,26 @@ def ranked(found: Counter[str]) -> list[tuple[str, int]]:
 def tally(recording: Recording, pids: set[int] | None = None, cause: str | None = None) -> Tally:
     """Counts; of some processes only, or of one cause."""
     made = Tally(recording)
-    chosen = (c for c in recording.copies if (pids is None or c.pid in pids) and cause in (None, c.cause))
-    made.copies = [copy for copy in chosen if _counts(made, copy)]
-    stacks = {id(copy.stack): copy.stack for copy in made.copies}
-    counts = Counter(  # by the number of a stack: its hash takes long
-        (c.pid, id(c.stack), c.cause, c.type, c.category, c.library, c.symbol) for c in made.copies
-    )
-    for (pid, stack, *rest), pages in counts.items():
-        made.rows[Row(pid, stacks[stack], *rest)] += pages
+    for number, kind, pages in recording.copies.counts():
+        asked_for = (pids is None or kind.pid in pids) and cause in (None, kind.cause)
+        if asked_for and _counts(made, kind, pages):
+            made.kinds[number] = kind
+            made.rows[row_of(kind)] += pages
     return made
 
 
-def _counts(made: Tally, copy: Copy) -> bool:
-    """Whether the program copied it; if not, it is noted."""
-    if copy.own:
-        made.by_recording += copy.outcome != OUTCOMES[REUSED]
-    elif copy.outcome == OUTCOMES[REUSED]:
-        made.reused += 1
+def row_of(kind: What) -> Row:
+    return Row(kind.pid, kind.stack, kind.cause, kind.type, kind.category, kind.library, kind.symbol)
+
+
+def _counts(made: Tally, kind: What, pages: int) -> bool:
+    """Whether the program copied them; if not, it is noted."""
+    if kind.own:
+        made.by_recording += pages * kind.copied
+    elif not kind.copied:
+        made.reused += pages
     else:
-        made.not_sure += copy.outcome == NOT_SURE
+        made.not_sure += pages * (kind.outcome == NOT_SURE)
         return True
     return False
 
@@ -140,15 +149,18 @@ class Timeline:
 def timeline(made: Tally, spans: int) -> Timeline:
     """When they were copied."""
     processes = made.recording.processes.values()
-    times = [copy.time for copy in made.copies]
-    starts = [process.began for process in processes] + times
-    ends = [process.ended for process in processes if process.ended is not None] + starts
-    start, end = min(starts, default=0), max(ends, default=0)
+    times = [time for time, _, _ in made.copies()]
+    starts = [process.began for process in processes] + [min(times, default=0)] * bool(times)
+    ends = [process.ended for process in processes if process.ended is not None] + [max(times, default=0)]
+    start, end = min(starts, default=0), max(ends + starts, default=0)
     found = Timeline(start, end, [0] * spans, {pid: [0] * spans for pid in made.recording.processes})
-    for copy in made.copies:
-        at = min((copy.time - start) * spans // max(end - start, 1), spans - 1)
-        found.pages[at] += 1
-        found.by_process[copy.pid][at] += 1
+    length, last = max(end - start, 1), spans - 1
+    cells = Counter(
+        (min((time - start) * spans // length, last), kind.pid) for time, _, kind in made.copies()
+    )
+    for (at, pid), pages in cells.items():
+        found.pages[at] += pages
+        found.by_process[pid][at] += pages
     return found
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import clonal
-from clonal.observe.analyse import UNKNOWN, Copy, Frame
-from clonal.observe.report.count import PAGE, Row, Tally, generations, timeline
+from clonal.observe.analyse import UNKNOWN, Frame, What
+from clonal.observe.report.count import PAGE, Tally, generations, row_of, timeline
 from clonal.observe.report.names import Names
 from clonal.observe.report.text import printable
 from clonal.observe.report.tree import frames
@@ -39,11 +39,15 @@ def speedscope(made: Tally) -> dict[str, Any]:
     """A file of speedscope.app: all processes, then each one, in the order of time, weighed in bytes."""
     numbers: dict[Frame, int] = {}
     names = Names(made.files())
-    groups: dict[int, list[Copy]] = {}
-    for copy in made.copies:
-        groups.setdefault(copy.pid, []).append(copy)
-    profiles = [_profile("all processes", made.copies, numbers)] if len(groups) != 1 else []
-    profiles += [_profile(f"process {pid}", copies, numbers) for pid, copies in sorted(groups.items())]
+    ordered = sorted((time, number) for time, number, _ in made.copies())
+    by_pid: dict[int, list[int]] = {}
+    for _, number in ordered:
+        by_pid.setdefault(made.kinds[number].pid, []).append(number)
+    stacks = {number: _numbered(kind, numbers) for number, kind in made.kinds.items()}
+    profiles = (
+        [_profile("all processes", (number for _, number in ordered), stacks)] if len(by_pid) != 1 else []
+    )
+    profiles += [_profile(f"process {pid}", each, stacks) for pid, each in sorted(by_pid.items())]
     return {
         "$schema": SPEEDSCOPE,
         "version": "0.0.1",
@@ -61,22 +65,11 @@ def _frame(frame: Frame, names: Names) -> dict[str, Any]:
     return made | ({"line": frame.line} if frame.line else {})
 
 
-def _profile(name: str, copies: Iterable[Copy], numbers: dict[Frame, int]) -> dict[str, Any]:
+def _profile(name: str, kinds: Iterable[int], stacks: dict[int, list[int]]) -> dict[str, Any]:
     """Copies that follow each other with the same stack are one sample."""
-    samples: list[list[int]] = []
-    weights: list[int] = []
-    stacks: dict[tuple[object, ...], list[int]] = {}
-    ordered = sorted(copies, key=lambda copy: copy.time)
-    for key, same in groupby(
-        ordered, key=lambda copy: (id(copy.stack), copy.cause, copy.library, copy.symbol)
-    ):
-        alike = list(same)
-        if key not in stacks:
-            stacks[key] = [numbers.setdefault(frame, len(numbers)) for frame in _frames(alike[0])]
-        if not samples or samples[-1] != stacks[key]:
-            samples.append(stacks[key])
-            weights.append(0)
-        weights[-1] += PAGE * len(alike)
+    runs = [(stack, len(list(same))) for stack, same in groupby(stacks[number] for number in kinds)]
+    samples = [stack for stack, _ in runs]
+    weights = [PAGE * pages for _, pages in runs]
     return {
         "type": "sampled",
         "name": name,
@@ -88,9 +81,10 @@ def _profile(name: str, copies: Iterable[Copy], numbers: dict[Frame, int]) -> di
     }
 
 
-def _frames(copy: Copy) -> list[Frame]:
-    row = Row(copy.pid, copy.stack, copy.cause, copy.type, copy.category, copy.library, copy.symbol)
-    return [*frames(row), Frame(f"[{copy.cause}]", "", 0)]
+def _numbered(kind: What, numbers: dict[Frame, int]) -> list[int]:
+    """The numbers of the frames of a stack, from the outermost on."""
+    stack = [*frames(row_of(kind)), Frame(f"[{kind.cause}]", "", 0)]
+    return [numbers.setdefault(frame, len(numbers)) for frame in stack]
 
 
 def as_json(made: Tally) -> dict[str, Any]:
@@ -140,7 +134,9 @@ def _pages(made: Tally) -> dict[str, int]:
 
 
 def _processes(made: Tally) -> list[dict[str, Any]]:
-    pages = Counter(copy.pid for copy in made.copies)
+    pages: Counter[int] = Counter()
+    for row, copied in made.rows.items():
+        pages[row.pid] += copied
     return [
         {
             "pid": each.pid,
