@@ -26,6 +26,7 @@ SPAWNS = "_execute_child"  # of subprocess: it forks where preexec_fn or a user 
 SHARE = 0.05  # of its time that a process may spend on looking at its pages again, after each fork
 
 _really_exit, _really_execv, _really_execve = os._exit, os.execv, os.execve
+_really_signal = signal.signal
 
 
 installed: Recorder | None = None
@@ -45,6 +46,7 @@ class Recorder:
         name, _, secret = os.environ.get(KEEPER, "").rpartition(":")
         self._keeper = (b"\0" + name.encode() if name else b"", secret.encode())
         self._draining = False
+        self._their_trap: Any = signal.SIG_DFL
         self._symbols: dict[int, Any] = {}
         self._maps = ""
         self._written = 0  # faults, of this process
@@ -59,6 +61,7 @@ class Recorder:
         atexit.register(self.finish)
         os._exit = self.exit  # type: ignore[assignment]
         os.execv, os.execve = self.execv, self.execve  # type: ignore[assignment]
+        signal.signal = self.signal  # type: ignore[assignment]
 
     def child(self) -> None:
         """In a new process."""
@@ -171,6 +174,14 @@ class Recorder:
         """os._exit, which runs no exit functions."""
         self.finish()
         _really_exit(status)
+
+    def signal(self, number: Any, handler: Any) -> Any:
+        """signal.signal. A worker that sets all signals that end it, as Celery's do (billiard/common.py
+        reset_signals), would end at its next fault: of SIGTRAP its wish is kept, and not granted."""
+        if number != signal.SIGTRAP or not (self.recording and self.traps):
+            return _really_signal(number, handler)
+        before, self._their_trap = self._their_trap, handler
+        return before
 
     def execv(self, path: Any, argv: Any) -> None:
         """os.execv, on which all others but execve build (os.py)."""
