@@ -52,6 +52,11 @@ def test_a_process_or_a_cause_can_be_counted_alone(path: Path) -> None:
     assert tally(recording, cause="data").by(lambda row: row.frame.function) == [("Shop.patch", 10)]
 
 
+def test_a_part_says_what_it_is_of(path: Path) -> None:
+    only = tally(load(path), {101}, "data")
+    assert "10 pages copied (process 101, cause data only): 40 KiB" in text(summary(only, 80))
+
+
 def test_pages_are_counted_in_the_span_of_time_in_which_they_were_copied(made: Tally) -> None:
     seen = timeline(made, 10)
     assert (seen.start, seen.end, seen.span) == (0, 10**10, 10**9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from clonal.observe.analyse import CAUSES, load
 from clonal.observe.report import flame
 from clonal.observe.report.count import PAGE, Tally, tally
+from clonal.observe.report.diff import as_json as differences
 from clonal.observe.report.formats import as_json, folded, speedscope
 from tests.recordings import LIBC, PYTHON, Recorded, shop, strange
 from tests.support import ROOT
@@ -46,22 +48,44 @@ def test_no_name_breaks_a_folded_stack(tmp_path: Path) -> None:
     assert sorted(line.count(";") for line in lines) == [1, 1, 1, 2, 65]
 
 
-def test_speedscope_has_what_its_format_requires(made: Tally) -> None:
-    file = json.loads(json.dumps(speedscope(made)))
-    assert file["$schema"] == "https://www.speedscope.app/file-format-schema.json"
-    frames = file["shared"]["frames"]
-    assert all(isinstance(frame["name"], str) for frame in frames)
-    assert all(
-        isinstance(frame.get("line", 1), int) and isinstance(frame.get("file", ""), str) for frame in frames
-    )
-    assert file["activeProfileIndex"] < len(file["profiles"])
-    for profile in file["profiles"]:
-        assert (
-            profile["type"] == "sampled" and profile["unit"] == "bytes" and isinstance(profile["name"], str)
-        )
-        assert len(profile["samples"]) == len(profile["weights"])
-        assert profile["endValue"] - profile["startValue"] == sum(profile["weights"])
-        assert all(0 <= frame < len(frames) for sample in profile["samples"] for frame in sample)
+# https://github.com/jlfwong/speedscope/blob/main/src/lib/file-format-spec.ts; `?`: may be missing
+UNITS = ("none", "nanoseconds", "microseconds", "milliseconds", "seconds", "bytes")
+FRAME = {"name": str, "file?": str, "line?": int, "col?": int}
+SAMPLED = {
+    "type": ("sampled",), "name": str, "unit": UNITS, "startValue": int, "endValue": int,
+    "samples": [[int]], "weights": [int],
+}  # fmt: skip
+FILE = {
+    "$schema": ("https://www.speedscope.app/file-format-schema.json",), "version": str,
+    "shared": {"frames": [FRAME]}, "profiles": [SAMPLED], "name?": str, "activeProfileIndex?": int,
+    "exporter?": str,
+}  # fmt: skip
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Whether a value has the shape: a type, one of some values, a list of a shape, a dict of shapes."""
+    if isinstance(shape, tuple):
+        return value in shape
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(fits(each, shape[0]) for each in value)
+    if isinstance(shape, dict):
+        must = {name for name in shape if not name.endswith("?")}
+        inner = {name.rstrip("?"): each for name, each in shape.items()}
+        return must <= value.keys() <= inner.keys() and all(fits(value[name], inner[name]) for name in value)
+    return type(value) is shape
+
+
+def test_speedscope_has_what_its_format_requires(made: Tally, tmp_path: Path) -> None:
+    empty = tally(load(Recorded(tmp_path / "empty").close()))
+    for each in (made, tally(load(strange(tmp_path))), empty):
+        file = json.loads(json.dumps(speedscope(each)))
+        assert fits(file, FILE)
+        frames = file["shared"]["frames"]
+        assert 0 <= file["activeProfileIndex"] < len(file["profiles"])
+        for profile in file["profiles"]:
+            assert len(profile["samples"]) == len(profile["weights"])
+            assert profile["endValue"] - profile["startValue"] == sum(profile["weights"])
+            assert all(0 <= frame < len(frames) for sample in profile["samples"] for frame in sample)
 
 
 def test_speedscope_has_all_processes_and_each(made: Tally) -> None:
@@ -153,17 +177,43 @@ def test_names_of_c_are_shown_where_python_says_less(tmp_path: Path) -> None:
     ]
 
 
-def fields(section: str) -> set[str]:
-    """Names in the first column of a table of docs/report.md."""
-    rows = (
-        (ROOT / "docs" / "report.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0].splitlines()
-    )
-    return {name for row in rows if row.startswith("|") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+TYPES = {
+    "number": (int, float), "string": str, "boolean": bool, "object": dict, "list of strings": list,
+    "list of numbers": list, "number or null": (int, float, type(None)), "string or null": (str, type(None)),
+}  # fmt: skip
 
 
-def test_the_documents_list_every_field_of_the_json_and_every_cause(made: Tally) -> None:
-    assert fields("JSON") == as_json(made).keys()
+def documented(number: int) -> dict[str, str]:
+    """The fields, with their types, of a table under JSON in docs/report.md."""
+    section = (ROOT / "docs" / "report.md").read_text().split("## JSON\n")[1].split("\n## ")[0]
+    table = section.split("| field | type | is |\n")[number]
+    rows = [row.split("|") for row in table.splitlines() if row.startswith("| `")]
+    return {name: row[2].strip() for row in rows for name in re.findall(r"`([^`]+)`", row[1])}
+
+
+FREE = ("causes", "categories", "types", "modules", "recording.machine")  # whose keys are names
+
+
+def output(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each field, as the documents write it, with its value."""
+    if isinstance(value, dict) and path not in FREE:
+        for name, inner in value.items():
+            yield from output(inner, f"{path}.{name}" if path else name)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for inner in value:
+            yield from output(inner, f"{path}[]")
+    else:
+        yield path, value
+
+
+def test_the_json_has_exactly_the_documented_fields(made: Tally) -> None:
+    for number, told in ((1, as_json(made)), (2, differences(made, made))):
+        types = documented(number)
+        found = list(output(json.loads(json.dumps(told))))
+        assert {path for path, _ in found} == types.keys()
+        assert not [(path, value) for path, value in found if not isinstance(value, TYPES[types[path]])]
+
+
+def test_the_documents_list_every_cause() -> None:
     page = (ROOT / "docs" / "report.md").read_text()
-    inner = [as_json(made)["recording"], as_json(made)["pages"], as_json(made)["processes"][0], LOCATION]
-    assert not [name for each in inner for name in each if f"`{name}`" not in page]
     assert not [cause for cause in CAUSES if f"\n| {cause} |" not in page]

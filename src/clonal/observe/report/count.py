@@ -61,6 +61,7 @@ class Tally:
     not_sure: int = 0  # counted as copied; the kernel did not show whether the page was reused instead
     reused: int = 0  # written to by the last process that had them: no copy
     by_recording: int = 0  # copied by the recording itself
+    only: str = ""  # what was chosen of the recording, "" if it is all
 
     def copies(self) -> Iterator[tuple[int, int, What]]:
         """Those of the rows: when, and the number and kind of each."""
@@ -106,13 +107,18 @@ def ranked(found: Counter[str]) -> list[tuple[str, int]]:
 
 def tally(recording: Recording, pids: set[int] | None = None, cause: str | None = None) -> Tally:
     """Counts; of some processes only, or of one cause."""
-    made = Tally(recording)
+    made = Tally(recording, only=_only(pids, cause))
     for number, kind, pages in recording.copies.counts():
         asked_for = (pids is None or kind.pid in pids) and cause in (None, kind.cause)
         if asked_for and _counts(made, kind, pages):
             made.kinds[number] = kind
             made.rows[row_of(kind)] += pages
     return made
+
+
+def _only(pids: set[int] | None, cause: str | None) -> str:
+    chosen = [f"process {pid}" for pid in sorted(pids or ())] + ([f"cause {cause}"] if cause else [])
+    return f" ({', '.join(chosen)} only)" if chosen else ""
 
 
 def row_of(kind: What) -> Row:

@@ -52,7 +52,7 @@ def text(before: Tally, after: Tally, width: int) -> Iterator[Line]:
     """The differences as lines."""
     for name, each in (("before", before), ("after", after)):
         processes = plural(len(each.recording.processes), "process")
-        what = f"{counted(each.copied, 'page')}, {amount(each.copied)}, {processes}"
+        what = f"{counted(each.copied, 'page')}{each.only}, {amount(each.copied)}, {processes}"
         path = fit_end(each.recording.path, width - len(what) - 10)
         yield ((f"{name:7} ", DIM), (path, BOLD), (f"  {what}", ""))
         yield from (((f"        {note}", BAD),) for note in shortcomings(each.recording))

@@ -54,7 +54,7 @@ def _resource(name: str) -> str:
 def _figures(made: Tally) -> str:
     processes = plural(len(made.recording.processes), "process")
     how = f"; recorded by {made.recording.backend}" if made.recording.backend else ""
-    return f"{counted(made.copied, 'page')} copied, {amount(made.copied)}, in {processes}{how}"
+    return f"{counted(made.copied, 'page')} copied{made.only}, {amount(made.copied)}, in {processes}{how}"
 
 
 def _none(made: Tally) -> str:

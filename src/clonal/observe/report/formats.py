@@ -101,6 +101,7 @@ def as_json(made: Tally) -> dict[str, Any]:
             "backend": recording.backend,
             "began": recording.wall,
             "status": recording.status,
+            "hooked": recording.hooked,
             "truncated": recording.truncated,
             "damaged": recording.damaged,
             "missed": recording.missed,
@@ -150,6 +151,7 @@ def _processes(made: Tally) -> list[dict[str, Any]]:
             "began": each.began,
             "ended": each.ended,
             "failed": each.failed,
+            "executes": each.executes,
         }
         for each in made.recording.processes.values()
     ]

@@ -114,7 +114,7 @@ def _total(made: Tally, width: int) -> Iterator[Line]:
         why = made.recording.empty
         yield from _wrapped(f"{why[0].upper()}{why[1:]}.", width)
         return
-    yield ((f"{counted(made.copied, 'page')} copied: {amount(made.copied)}", BOLD),)
+    yield ((f"{counted(made.copied, 'page')} copied{made.only}: {amount(made.copied)}", BOLD),)
     if not made.copied:
         return
     seen = timeline(made, width - 2)
