@@ -30,16 +30,26 @@ run(work)
 """
 )
 
+# As a DataLoader does: workers that are given indices, and read the objects of a data set.
 MULTIPROCESSING = """
 import multiprocessing
-pairs = [(number, number) for number in range(100_000)]
-def work():
-    for pair in pairs:
-        pass
+class Items:
+    def __init__(self, count):
+        self.samples = [{"path": f"{number}.png", "label": number % 10} for number in range(count)]
+    def __getitem__(self, index):
+        return self.samples[index]["label"]
+def work(data, indices):
+    for index in iter(indices.get, None):
+        data[index]
+data = Items(40_000)
 # HERE
-workers = [multiprocessing.get_context("fork").Process(target=work) for _ in range(2)]
+fork = multiprocessing.get_context("fork")
+indices = fork.SimpleQueue()
+workers = [fork.Process(target=work, args=(data, indices)) for _ in range(2)]
 for worker in workers:
     worker.start()
+for index in [*range(len(data.samples)), None, None]:
+    indices.put(index)
 for worker in workers:
     worker.join()
 """
@@ -133,6 +143,32 @@ pairs = [(number, number) for number in range(100_000)]
 def work():
     return sum(range(1000))
 run(work, 3)
+"""
+)
+
+HEALTHY_POOL = """
+import gc, multiprocessing, numpy
+shape, dtype = (1000, 512), numpy.int64
+table = numpy.ones(shape, dtype)
+shared = multiprocessing.get_context("fork").RawArray("q", 4 << 20)
+def work(number):
+    rows = numpy.frombuffer(shared, dtype).reshape(-1, 512)
+    rows[number] = table[number]
+    return int(rows[number].sum())
+gc.freeze()
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert sum(pool.map(work, range(1000))) == 512_000
+"""
+
+SETS_SIGNALS = (
+    PRELUDE
+    + """
+import signal
+memory = bytearray(b"1") * (4 << 20)
+def work():
+    signal.signal(signal.SIGTRAP, signal.SIG_DFL)
+    memory[::4096] = b"2" * (len(memory) // 4096)
+run(work)
 """
 )
 
