@@ -1,4 +1,4 @@
-"""`clonal doctor` on frameworks that fork: recognised, treated by the lines that are printed, healthy afterwards."""
+"""`clonal doctor` on frameworks that fork: recognised, treated by the printed lines, healthy afterwards."""
 
 from __future__ import annotations
 

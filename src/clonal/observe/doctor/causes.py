@@ -9,17 +9,23 @@ from clonal.kernel.procfs import PAGE
 from clonal.observe.doctor.copies import ALLOCATED, Copies
 from clonal.observe.doctor.finding import Fact, Finding, Remedy
 from clonal.observe.doctor.framework import before_fork
+from clonal.observe.doctor.predicted import less_own
 from clonal.report.words import size
 
 
 def reference_counts(copies: Copies) -> Iterator[Finding]:
-    """Immortal objects have no counts to write (PEP 683)."""
+    """Immortal objects have no counts to write (PEP 683). Code that runs writes to its own instructions: they
+    are specialised (PEP 659)."""
     found = copies.causes.get("reference count", [])
-    saved = len(found) * PAGE
+    code = [copy for copy in found if copy.type == "code"]
+    saved = (len(found) - len(code)) * PAGE
     if copies.enough(saved):
         remedy = before_fork(copies.framework, "clonal", "clonal.freeze()")
-        evidence = (copies.amount(found, "for reference counts"), copies.top(found))
-        yield Finding("reference-counts", evidence, _on_3_12(copies, remedy), saved)
+        evidence = [copies.amount(found, "for reference counts"), copies.top(found)]
+        if code:
+            text = f"{len(code):,} of them of code, which is copied all the same: it counts how often it runs"
+            evidence.append(Fact(text, copies.source))
+        yield Finding("reference-counts", tuple(evidence), _on_3_12(copies, remedy), saved)
 
 
 def _on_3_12(copies: Copies, remedy: Remedy) -> Remedy:
@@ -54,7 +60,7 @@ def allocator(copies: Copies) -> Iterator[Finding]:
 def objects(copies: Copies) -> Iterator[Finding]:
     """Snapshots of the page map have no causes."""
     found = [copy for copy in copies.causes.get("unknown", []) if copy.category == "python objects"]
-    saved = len(found) * PAGE
+    saved = less_own(len(found) * PAGE, copies.forked)
     if copies.recording.backend == "snapshot" and copies.enough(saved):
         remedy = before_fork(copies.framework, "clonal", "clonal.freeze()")
         most = Fact("at most so much is saved: a snapshot does not tell why they were copied", copies.source)

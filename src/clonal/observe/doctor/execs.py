@@ -8,6 +8,7 @@ from clonal.kernel.procfs import PAGE
 from clonal.observe.analyse import Process
 from clonal.observe.doctor.copies import Copies, executing
 from clonal.observe.doctor.finding import Fact, Finding, Remedy
+from clonal.observe.doctor.predicted import borrowed
 from clonal.report.table import counted
 from clonal.report.words import size
 
@@ -29,7 +30,7 @@ def execs(copies: Copies) -> Iterator[Finding]:
         Fact(f"each copies the page-table entries of {size(shared)}", copies.source),
         copies.amount(copies.execs, "by these children, and by the parent since it forked"),
     )  # fmt: skip
-    yield Finding("exec", evidence, _remedy(children), saved or None, "the time of the fork")
+    yield Finding("exec", evidence, _remedy(children), saved or None, borrowed(shared))
 
 
 def _programs(children: list[Process]) -> str:

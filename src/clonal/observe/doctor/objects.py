@@ -12,6 +12,7 @@ from clonal.kernel.procfs import PAGE
 from clonal.observe.doctor.finding import WORTH, Fact, Finding, Remedy
 from clonal.observe.doctor.framework import before_fork
 from clonal.observe.doctor.patient import Patient
+from clonal.observe.doctor.predicted import less_own
 from clonal.observe.kinds import MemoryKind
 from clonal.observe.pages import EXCLUSIVE, FILE, HPAGE
 from clonal.observe.sharing import MemberSharing
@@ -27,16 +28,17 @@ def objects_copied(patient: Patient) -> Iterator[Finding]:
     """From outside the cause cannot be seen: counts, collector and allocator together are the gain."""
     children = [child for _, child in patient.forked]
     copied = {child.pid: _copied(child) for child in children}
-    saved = sum(copied.values())
+    all_ = sum(copied.values())
+    saved = less_own(all_, len(children))
     if not children or saved < WORTH * len(children):
         return
     most = max(copied, key=lambda pid: copied[pid])
     source = f"clonal map {patient.pid}"
     evidence = (
-        Fact(f"{size(saved)} of Python objects copied in {len(children)} forked processes", source),
+        Fact(f"{size(all_)} of Python objects copied in {len(children)} forked processes", source),
         Fact(f"{size(copied[most])} of them in process {most}", source),
-        Fact("at most so much is saved; the part that the program means to write stays",
-             "clonal doctor -- COMMAND tells it apart"),
+        Fact(f"at most {size(saved)} are saved: a frozen interpreter copies some pages too, and what the "
+             "program means to write stays", "clonal doctor -- COMMAND tells it apart"),
     )  # fmt: skip
     remedy = before_fork(patient.framework, "clonal", "clonal.freeze()")
     yield Finding("objects-copied", evidence, remedy, saved)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from clonal.kernel.procfs import PAGE
 from clonal.plan import store
 from clonal.plan.costs import DEFAULT, BadCosts, Costs
 from clonal.plan.question import Fleet
 from clonal.plan.server import NotMeasured, Server, measure
 from clonal.plan.ways import Way, way
 from clonal.report.words import duration
+
+LIBRARIES = 10  # that an interpreter has loaded
 
 
 def costs() -> Costs:
@@ -35,15 +38,14 @@ class Outlook:
         return self.now.stall - self.frozen.stall
 
     def forks(self) -> str:
-        return self._told("one fork", self.now.stall, self.frozen.stall)
+        return _told("one fork", self.now.stall, self.frozen.stall, self.costs)
 
     def touches(self) -> str:
-        return self._told("first touches of a child", self.now.touch, self.frozen.touch)
+        return _told("first touches of a child", self.now.touch, self.frozen.touch, self.costs)
 
-    def _told(self, what: str, before: float, after: float) -> str:
-        return (
-            f"{what} {duration(before)} → {duration(after)}, by clonal plan ({self.costs.origin.kind} costs)"
-        )
+
+def _told(what: str, before: float, after: float, prices: Costs) -> str:
+    return f"{what} {duration(before)} → {duration(after)}, by clonal plan ({prices.origin.kind} costs)"
 
 
 def outlook(server: Server, written: float = 0.0, read: float = 0.0) -> Outlook:
@@ -53,9 +55,21 @@ def outlook(server: Server, written: float = 0.0, read: float = 0.0) -> Outlook:
     return Outlook(now, way("image", replace(server.thawed, huge_image=True), fleet, prices), prices)
 
 
+def borrowed(shared: int) -> str:
+    """A child that only executes, of a parent with so much private memory: a fork, and without one."""
+    server, fleet, prices = Server.of(max(shared, PAGE), 0, LIBRARIES), Fleet(execs=True), costs()
+    before, after = (way(name, server, fleet, prices).stall for name in ("cow", "vfork"))
+    return _told("one fork", before, after, prices)
+
+
 def measured(pid: int) -> Server | None:
     """None for one that has ended, or that nothing can be said of."""
     try:
         return measure(pid)
     except (NotMeasured, ValueError):
         return None
+
+
+def less_own(copied: int, processes: int) -> int:
+    """Bytes copied, without those that a frozen interpreter copies whatever it does."""
+    return max(0, copied - processes * round(costs().python_pages_image) * PAGE)
