@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from clonal.kernel import procfs
+from clonal.observe import programs
 from clonal.observe.copies import OUTCOMES, REUSED, UNKNOWN, Copies, Copy, Frame, Stack, What
+from clonal.observe.kinds import MemoryKind, Region, classify
 from clonal.observe.record.file import MAGIC, RECORD, BadRecording, Chunk, Kind, Reader
 
 __all__ = ["OUTCOMES", "REUSED", "UNKNOWN", "Copy", "Frame", "Stack", "What"]  # of what is read here
@@ -20,12 +22,12 @@ assert FAULT.size == RECORD
 CAUSES = ("unknown", "reference count", "gc header", "allocator metadata", "interpreter internals", "data")
 KERNEL = ("kernel", "system call")  # who wrote, where no code of the process did
 DATA, ALLOCATOR = CAUSES.index("data"), CAUSES.index("allocator metadata")
+INTERNALS = CAUSES.index("interpreter internals")
 BY_HOOK = ("sigtrap", "snapshot")  # backends that record processes which load the hook
 OTHERS = "--backend bpf records any program; python -S, -I and -E leave out the hook"
 OWN = "clonal/observe/record/hook.py"
 STRINGS = ("mem", "str", "wcs", "wmem", "bcopy", "bzero", "__mem", "__str", "explicit_bzero")
-ARENA = 64 << 20  # where glibc's further arenas begin (malloc/arena.c HEAP_MAX_SIZE)
-LARGE = 1 << 20  # an anonymous mapping this long is a buffer, if no pool is in it
+NOWHERE = Region(0, 0, MemoryKind.OTHER, "", -1)
 
 
 @dataclass
@@ -223,13 +225,14 @@ class _Context:
         library, symbol = self._symbols.get(ip, ("", ""))
         if not ip and self._traps:
             library, symbol = KERNEL
-        category = "python objects" if in_pool else self._maps.category(address)
-        if cause == DATA and not in_pool and _allocates(library, symbol, category):
+        region = self._maps.at(address)
+        kind = MemoryKind.OBJECTS if in_pool else region.kind
+        if cause == DATA and _allocates(library, symbol, kind):
             cause = ALLOCATOR
-        elif cause == DATA and category == "library data" and _is_python(self._maps.name(address)):
-            cause = CAUSES.index("interpreter internals")
+        elif cause == DATA and kind is MemoryKind.DATA and _is_python(region.name):
+            cause = INTERNALS
         return What(
-            pid, frames, CAUSES[cause], OUTCOMES[outcome], self._types.get(type_, ""), category, library,
+            pid, frames, CAUSES[cause], OUTCOMES[outcome], self._types.get(type_, ""), str(kind), library,
             symbol, any(frame.file.endswith(OWN) for frame in frames),
         )  # fmt: skip
 
@@ -239,10 +242,10 @@ def _frame(told: list[Any] | None) -> Frame:
     return Frame(told[0], told[1], max(told[2], 0)) if told else UNKNOWN
 
 
-def _allocates(library: str, symbol: str, category: str) -> bool:
+def _allocates(library: str, symbol: str, kind: MemoryKind) -> bool:
     """Whether the C library wrote to its own heap for itself: what is no string function."""
     libc = "/libc." in library or "/libc-" in library
-    return libc and category == "malloc heap" and not symbol.startswith(STRINGS)
+    return libc and kind is MemoryKind.MALLOC and not symbol.startswith(STRINGS)
 
 
 def _is_python(path: str) -> bool:
@@ -254,33 +257,15 @@ class Maps:
     """/proc/PID/maps as it was: which kind of memory an address is."""
 
     def __init__(self, text: str) -> None:
-        self._vmas = procfs.parse_maps(text.encode("utf-8", "replace"))
-        self._bounds = [bound for vma in self._vmas for bound in (vma.start, vma.end)]
+        vmas = procfs.parse_maps(text.encode("utf-8", "replace"))
+        self._regions = classify(vmas, programs.extent_here)
+        self._bounds = [bound for region in self._regions for bound in (region.start, region.end)]
 
     def place(self, address: int) -> int:
-        """A number that addresses of one mapping have in common: odd in one, even in none."""
+        """A number that addresses of one region have in common: odd in one, even in none."""
         return bisect.bisect_right(self._bounds, address)
 
-    def _at(self, address: int) -> procfs.Vma | None:
+    def at(self, address: int) -> Region:
+        """Its kind, and the file it belongs to; pools of objects are told by what is in them, not here."""
         place = self.place(address)
-        return self._vmas[place // 2] if place % 2 else None
-
-    def name(self, address: int) -> str:
-        """The file there, "" if none."""
-        vma = self._at(address)
-        return vma.path if vma else ""
-
-    def category(self, address: int) -> str:
-        """Kind of memory, pools apart."""
-        vma = self._at(address)
-        if vma is None:
-            return "other"
-        if "memfd:clonal" in vma.path:
-            return "image"
-        if vma.path.startswith("[stack"):
-            return "stack"
-        if vma.path == "[heap]" or (not vma.path and vma.start % ARENA == 0):
-            return "malloc heap"
-        if vma.path.startswith("/"):
-            return "code" if "x" in vma.perms else "library data"
-        return "large buffers" if vma.size >= LARGE else "other"
+        return self._regions[place // 2] if place % 2 else NOWHERE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable
 
@@ -35,6 +36,11 @@ def extents(pid: int, cache: Cache) -> Callable[[Vma], int | None]:
     return extent
 
 
+def extent_here(vma: Vma) -> int | None:
+    """The same by the files that there are now, of a process that may have ended."""
+    return _extent_of(vma.path)
+
+
 def _extent(path: str) -> int | None:
     try:
         with open(path, "rb", buffering=0) as file:
@@ -60,3 +66,6 @@ def _span(table: bytes, size: int) -> int | None:
     first, last = min(loaded)[0] // PAGE, -(-max(end for _, end in loaded) // PAGE)
     span: int = (last - first) * PAGE
     return span
+
+
+_extent_of = functools.lru_cache(maxsize=4096)(_extent)
