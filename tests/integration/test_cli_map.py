@@ -43,14 +43,17 @@ def drawn(part: Part, width: int) -> str:
     return shown.get()
 
 
-def test_the_tables_name_every_member_and_fit_eighty_columns(tmp_path: Path) -> None:
+def test_the_tables_name_every_member_and_fit_eighty_and_sixty_columns(tmp_path: Path) -> None:
     with running(TREE, str(tmp_path / "pid")) as facts:
         family = clonal.sharing(facts["pid"])
         text = run(facts["pid"]).stdout
-    for part in tables(family, 80):
-        shown = drawn(part, 80)
-        assert "…" not in shown  # nothing is cut
-        assert shown == drawn(part, 300)
+    for width in (80, 60):
+        for part in tables(family, width):
+            shown = drawn(part, width)
+            assert "…" not in shown  # nothing is cut
+            assert shown == drawn(part, 300)
+    copied = next(part for part in tables(family, 30) if part.title.startswith("Copied"))
+    assert list(copied.columns) == ["pid", "buffers", "the rest"]
     wide, narrow = (next(tables(family, width)) for width in (200, 80))
     assert len(wide.columns) > len(narrow.columns)
     for pid in (facts["pid"], facts["grandchild"], *facts["children"]):

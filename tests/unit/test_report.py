@@ -133,19 +133,21 @@ def test_a_program_that_never_forked_is_told_so(tmp_path: Path) -> None:
     assert "No Python process was hooked in" in shown and "exit status 3" in shown
 
 
-VIEWS: dict[str, Callable[[Tally], Iterable[Line]]] = {
-    "summary": lambda made: summary(made, 80),
-    "tree": lambda made: tree.text(made, 80),
-    "source": lambda made: source.source(made, None, 80),
-    "diff": lambda made: diff.text(tally(made.recording, pids=set()), made, 80),
+VIEWS: dict[str, Callable[[Tally, int], Iterable[Line]]] = {
+    "summary": summary,
+    "tree": tree.text,
+    "source": lambda made, width: source.source(made, None, width),
+    "diff": lambda made, width: diff.text(tally(made.recording, pids=set()), made, width),
 }
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_view_fits_80_columns_and_disturbs_no_terminal(view: str, tmp_path: Path) -> None:
-    lines = text(VIEWS[view](tally(load(strange(tmp_path))))).split("\n")
-    assert lines and all(line.isprintable() for line in lines)
-    assert max(map(cell_len, lines)) <= 80
+def test_every_view_fits_80_and_60_columns_and_disturbs_no_terminal(view: str, tmp_path: Path) -> None:
+    for recording in (strange(tmp_path), shop(tmp_path)):
+        for width in (80, 60):
+            lines = text(VIEWS[view](tally(load(recording)), width)).split("\n")
+            assert lines and all(line.isprintable() for line in lines)
+            assert max(map(cell_len, lines)) <= width
 
 
 def test_a_place_is_cut_where_it_says_least() -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clonal.observe.report.text import Line
 
 EVERYTHING = "*"  # --source without a name
-NARROWEST, WIDTH, WIDEST = 76, 80, 110
+NARROWEST, WIDTH, WIDEST = 60, 80, 110
 
 
 def parser() -> Parser:

@@ -65,10 +65,10 @@ def tables(family: FamilySharing, width: int) -> Iterator[Part]:
     yield kinds(family, width)
     if len(family.members) > 1:
         for title, value in (("Alone, by kind", _exclusive), ("Copied since the fork, by kind", _copied)):
-            part = pivot(family, title, value)
+            part = pivot(family, title, value, width)
             if part.rows:
                 yield part
-    if family.matrix is not None and 1 < len(family.members) <= MOST_IN_MATRIX:
+    if family.matrix is not None and 1 < len(family.members) <= min(MOST_IN_MATRIX, width // COLUMN - 1):
         yield matrix(family)
     if family.sharers is not None and len(family.members) > 1:
         yield sharers(family)
@@ -153,16 +153,23 @@ def kinds(family: FamilySharing, width: int) -> Part:
     return _part("Kinds of memory", "kind", [str(kind) for kind in totals], columns, width)
 
 
-def pivot(family: FamilySharing, title: str, value: Callable[[Usage], int | None]) -> Part:
-    """One figure of each member by kind; kinds in which it is 0 everywhere are left out."""
-    used = [kind for kind, usage in family.by_kind().items() if value(usage)]
-    known = [each for each in family.members if value(each.total) is not None]
-    rows = [
-        [str(each.pid), *(short(value(each.kinds.get(kind, Usage()))) for kind in used)] for each in known
-    ]
-    return Part(
-        title, ["pid", *(SHORT.get(kind, str(kind)) for kind in used)], _cut(rows, len(used)) if used else []
-    )
+def pivot(family: FamilySharing, title: str, value: Callable[[Usage], int | None], width: int) -> Part:
+    """One figure of each member by kind. Kinds in which it is 0 everywhere are left out; those that do not
+    fit, the smallest, are one column."""
+    sizes = {kind: size for kind, usage in family.by_kind().items() if (size := value(usage))}
+    room = max(width // (COLUMN + 1) - 1, 2)
+    largest = sorted(sizes, key=lambda kind: -sizes[kind])[: room if len(sizes) <= room else room - 1]
+    used, rest = [kind for kind in sizes if kind in largest], [kind for kind in sizes if kind not in largest]
+    heads = [SHORT.get(kind, str(kind)) for kind in used] + ["the rest"] * bool(rest)
+    rows = []
+    for each in family.members:
+        if value(each.total) is not None:
+            figures = {kind: value(usage) or 0 for kind, usage in each.kinds.items()}
+            told = [figures.get(kind, 0) for kind in used] + [sum(figures.get(k, 0) for k in rest)] * bool(
+                rest
+            )
+            rows.append([str(each.pid), *map(short, told)])
+    return Part(title, ["pid", *heads], _cut(rows, len(heads)) if heads else [])
 
 
 def matrix(family: FamilySharing) -> Part:

@@ -140,7 +140,7 @@ def _line(lines: Lines, number: int, text: str, width: int) -> Line:
     why = SHORT.get(cause, cause) + ("+" if len(causes) > 1 else "")
     figures = f"{itself:>8,}" if itself else " " * 8
     figures += f"{callees:>12,}" if callees else " " * 12
-    code = fit(text.expandtabs(4), max(width - 41, 20)).rstrip()
+    code = fit(text.expandtabs(4), max(width - 41, 12)).rstrip()
     style = "" if itself or callees else DIM
     return (
         (figures + "  ", BOLD),

@@ -32,7 +32,8 @@ from clonal.report.words import duration
 
 ROWS = 8  # of a ranking; the rest is one line
 PROCESSES = 12
-SPARK = 20  # of a process
+SPARK = 20  # of a process, at most
+BESIDE = 56  # columns of a process without it
 FIGURES = 29  # columns of pages, bytes and share
 
 
@@ -122,7 +123,10 @@ def _total(made: Tally, width: int) -> Iterator[Line]:
     peak = max(seen.pages)
     rate = f"peak: {counted(peak, 'page')} in {duration(seen.span)}"
     left = f"  0 … {duration(seen.end - seen.start)} since the first fork"
-    yield ((left + rate.rjust(width - len(left)), DIM),)
+    if len(left) + 2 + len(rate) <= width:
+        yield ((left + rate.rjust(width - len(left)), DIM),)
+    else:
+        yield from (((line, DIM),) for line in (left, f"  {rate}"))
 
 
 def _rankings(names: Names) -> Iterator[tuple[str, Callable[[Row], str]]]:
@@ -199,13 +203,15 @@ def _processes(made: Tally, width: int) -> Iterator[Line]:
     processes = made.recording.processes.values()
     if not processes:
         return
-    seen = timeline(made, SPARK)
+    spark = max(min(SPARK, width - BESIDE), 1)
+    seen = timeline(made, spark)
     most = max((max(counts) for counts in seen.by_process.values()), default=0)
     pages = {pid: sum(counts) for pid, counts in seen.by_process.items()}
     ordered = sorted(processes, key=lambda each: (-pages[each.pid], each.pid))
     yield ()
-    yield (("by process", BOLD), (" (shared: pages it shared when its recording began)", DIM))
-    yield ((f"{'pid':>9}{'gen':>5}{'pages':>9}{'copied':>11}{'shared':>10}  {'':{SPARK}}  ended", DIM),)
+    note = " (shared: pages it shared when its recording began)"
+    yield (("by process", BOLD), (note if len("by process" + note) <= width else "", DIM))
+    yield ((f"{'pid':>9}{'gen':>5}{'pages':>9}{'copied':>11}{'shared':>10}  {'':{spark}}  ended", DIM),)
     for each in ordered[:PROCESSES]:
         yield _process(each, pages[each.pid], seen, most, made)
     if len(ordered) > PROCESSES:
@@ -215,7 +221,7 @@ def _processes(made: Tally, width: int) -> Iterator[Line]:
 
 def _process(each: Process, pages: int, seen: Timeline, most: int, made: Tally) -> Line:
     figures = f"{each.pid:>9}{each.generation:>5}{pages:>9,}{amount(pages):>11}{each.shared:>10,}  "
-    drawn = fit(sparkline(seen.by_process[each.pid], most), SPARK)
+    drawn = fit(sparkline(seen.by_process[each.pid], most), len(seen.pages))
     ended = duration(each.ended - seen.start) if each.ended is not None else "no end"
     return ((figures, ""), (drawn, "cyan"), ("  " + ended, "" if each.ended is not None else BAD))
 
