@@ -98,7 +98,7 @@ class Build(build_ext):
 loader = Extension(
     "clonal._bpf",
     sources=[str(BPF / "loader.c")],
-    depends=[str(BPF / "copies.bpf.c"), str(BPF / "event.h")],
+    depends=sorted(str(path) for path in BPF.glob("*") if path.name != "loader.c"),
     define_macros=[("CLONAL_BPF_OBJECT", f'"{BPF_OBJECT.resolve()}"')],
     libraries=["bpf"],
     extra_compile_args=LOADER_CFLAGS,
