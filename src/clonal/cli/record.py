@@ -15,6 +15,7 @@ from clonal.observe.record.file import LIMIT, BadRecording, is_recording
 from clonal.report.words import duration, parse_size, size
 
 USAGE = "clonal record [-o FILE] [options] -- COMMAND [ARGUMENTS]"
+RUNNING = "clonal record [-o FILE] [options] --pid PID [--duration SECONDS]"
 PAGE = 4096
 SIGTRAP, BPF, SNAPSHOT = "sigtrap", "bpf", "snapshot"
 
@@ -23,9 +24,9 @@ def parser() -> Parser:
     """The verb's command line."""
     made = Parser(
         prog="clonal record",
-        usage=USAGE,
-        description="Runs a command and records every copy-on-write fault of its Python processes: the line "
-        "of Python, what was written, and of which object. The command is not changed.",
+        usage=f"{USAGE}\n       {RUNNING}",
+        description="Records every copy-on-write fault of the Python processes of a command, or of processes "
+        "that run already: the line of Python, what was written, and of which object. Nothing is changed.",
         epilog="Then: clonal report FILE. A process is recorded from its first fork on, as parent or child.",
     )
     made.add_argument("-o", "--output", type=Path, metavar="FILE", help="the recording (clonal-PID.rec)")
@@ -34,8 +35,13 @@ def parser() -> Parser:
         "--backend",
         choices=("auto", SIGTRAP, BPF, SNAPSHOT),
         default="auto",
-        help="a signal for each fault, or the page map at the end: no lines (auto: the first, if allowed)",
+        help="a signal for each fault, the kernel by eBPF, or page maps: no lines (auto: the best that is "
+        "allowed)",
     )
+    made.add_argument(
+        "--pid", type=int, action="append", metavar="PID", help="a running process, and all that it starts"
+    )
+    made.add_argument("--duration", type=float, metavar="SECONDS", help="of --pid (until Ctrl-C)")
     made.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return made
 
@@ -45,6 +51,10 @@ def main(argv: Sequence[str]) -> int:
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     output = arguments.output or Path(f"clonal-{os.getpid()}.rec")
     limit = parse_size(arguments.limit, "--limit")
+    if arguments.pid:
+        return running(arguments, command, output, limit)
+    if arguments.duration is not None:
+        raise UserMistake("--duration is of --pid: a command is recorded until it ends")
     check(command, output)
     backend = chosen(arguments.backend)
     each = cost(backend)
@@ -61,6 +71,56 @@ def run(command: Sequence[str], output: Path, limit: int = LIMIT, backend: str =
         return record(command, output, limit, backend)
     except CannotBegin as error:
         raise UserMistake(str(error)) from None
+
+
+def running(arguments: argparse.Namespace, command: Sequence[str], output: Path, limit: int) -> int:
+    """Records processes that run already."""
+    if command:
+        raise UserMistake("give --pid or a command, not both")
+    if arguments.duration is not None and not 0 < arguments.duration < float("inf"):
+        raise UserMistake("--duration must be a number of seconds above 0")
+    if reason := _unwritable(output):
+        raise UserMistake(f"{output}: {reason}; give another file with -o")
+    from clonal.observe.family import check as check_process
+    from clonal.observe.record.run import CannotBegin
+    from clonal.observe.record.running import record_running
+
+    for pid in arguments.pid:
+        check_process(pid)
+    backend, each = chosen_for_running(arguments.backend)
+    until = "" if arguments.duration else " until Ctrl-C"
+
+    def begins(processes: int) -> None:
+        count = "1 process" if processes == 1 else f"{processes:,} processes"
+        print(f"clonal record: recording {count}{until}", file=sys.stderr, flush=True)
+
+    try:
+        record_running(arguments.pid, output, limit, backend, arguments.duration, begins)
+    except CannotBegin as error:
+        raise UserMistake(str(error)) from None
+    report(output, each)
+    return 0
+
+
+def chosen_for_running(wanted: str) -> tuple[str, float]:
+    """The backend for processes that run already, and what a copy costs more."""
+    from clonal.observe.record import bpf
+    from clonal.observe.record.trap import CannotRecord
+
+    if wanted == SIGTRAP:
+        raise UserMistake("--backend sigtrap is loaded into a process as it starts: with --pid use bpf")
+    if wanted == SNAPSHOT:
+        return SNAPSHOT, 0.0
+    try:
+        return BPF, bpf.cost()
+    except CannotRecord as error:
+        if wanted == BPF:
+            raise
+        print(
+            f"clonal record: {error}; pages are counted from outside, without lines, causes and types",
+            file=sys.stderr,
+        )
+        return SNAPSHOT, 0.0
 
 
 def cost(backend: str) -> float:

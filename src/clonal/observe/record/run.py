@@ -34,7 +34,7 @@ class CannotBegin(Error):
 def record(command: Sequence[str], path: Path, limit: int = LIMIT, backend: str = "sigtrap") -> int:
     """Runs it and returns its exit status as a shell has it: 128 + the signal that ended it. Raises
     CannotBegin. An end that cannot be written is told."""
-    writer = _begun(command, path, limit, backend)
+    writer = begun(command, path, limit, backend)
     run = _followed if backend == "bpf" else _hooked
     try:
         try:
@@ -51,9 +51,10 @@ def record(command: Sequence[str], path: Path, limit: int = LIMIT, backend: str 
     return status if status >= 0 else 128 - status
 
 
-def _begun(command: Sequence[str], path: Path, limit: int, backend: str) -> Writer:
-    """The recording with its beginning, in place of one of this name."""
-    facts = {"command": list(command), "machine": machine(), "backend": backend}
+def begun(command: Sequence[str], path: Path, limit: int, backend: str, pids: Sequence[int] = ()) -> Writer:
+    """The recording with its beginning, in place of one of this name. `pids`: that ran already. Raises
+    CannotBegin."""
+    facts = {"command": list(command), "machine": machine(), "backend": backend, "pids": list(pids)}
     try:
         path.unlink(missing_ok=True)
         writer = Writer(str(path), limit)

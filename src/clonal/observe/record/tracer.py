@@ -25,17 +25,27 @@ class Tracer:
         self.program, self.writer = program, writer
         self.processes: dict[int, Tracked] = {}
         self._files = Files()
+        self._ended: set[int] = set()
 
     # ---- by hand ----
 
-    def follow(self, pid: int, parent: int, generation: int) -> None:
-        """A running process: what it shares is not known, all that it copies is recorded."""
-        made = self._new(pid, parent, generation)
+    def follow(self, pid: int, parent: int) -> None:
+        """A running process: all that it copies from now on is recorded."""
+        before = self.processes.get(parent)
+        made = self._new(pid, parent, before.generation + 1 if before else 0)
         self._find(made)
+        if before is not None and made.runs_as(before):
+            made.image = before.image
+            made.image.pids[pid] = None
         self.program.follow(pid, State.RECORDED)
-        made.begins(self.writer, time.monotonic_ns())
+        made.begins(self.writer, time.monotonic_ns(), running=True)
         if not living([pid]):
+            self._ended.add(pid)
             self._exit(pid, time.monotonic_ns(), 0, 0)
+
+    def has_ended(self, pid: int) -> bool:
+        """Before it could be followed."""
+        return pid in self._ended
 
     def drain(self) -> None:
         """Takes all that there is."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from clonal.kernel import procfs
 from clonal.kernel.procfs import PAGE, Vma
 from clonal.observe.analyse import OUTCOMES
+from clonal.observe.pages import EXCLUSIVE, FILE, SWAPPED, ZERO, pages
 from clonal.observe.record.events import FAULT, FRAME, TEXTS, Events, Told
 from clonal.observe.record.evidence import DATA, INTERPRETER, Verdict, judge
 from clonal.observe.record.file import Kind, Writer
@@ -62,8 +63,9 @@ class Tracked:
 
     # ---- what is known of it ----
 
-    def begins(self, writer: Writer, time: int, parent: Tracked | None = None) -> None:
-        """It shares its pages from now on. `parent`: whose mappings it had, if it is gone already."""
+    def begins(self, writer: Writer, time: int, parent: Tracked | None = None, running: bool = False) -> None:
+        """It shares its pages from now on: all of them, unless it was `running`. `parent`: whose mappings it
+        had, if it is gone already."""
         again, self.recorded = self.recorded, True
         self.look(parent)
         self._born = [(vma.start, vma.end) for vma in self._vmas if vma.private]
@@ -72,7 +74,8 @@ class Tracked:
         self._numbers, self._types, self._symbols, self._written = {}, {}, set(), ""
         self.argv = command_line(self.pid) or (parent.argv if parent else [])
         python = self.image.interpreter.version if self.image.interpreter else ""
-        facts: dict[str, Any] = {"shared": anonymous_pages(self.pid), "own": 0, "frames_shown": True}
+        shared, own = shared_pages(self.pid) if running else (anonymous_pages(self.pid), 0)
+        facts: dict[str, Any] = {"shared": shared, "own": own, "frames_shown": True}
         facts |= {"parent": self.parent}
         facts |= {"generation": self.generation, "argv": self.argv[:WORDS], "spawned": False}
         writer.write(Kind.PROCESS, facts | {"time": time, "python": python}, pid=self.pid)
@@ -93,6 +96,17 @@ class Tracked:
             return "", []
         text = content.decode("utf-8", "replace")
         return ("", []) if text == self._text else (text, procfs.parse_maps(content))
+
+    def runs_as(self, other: Tracked) -> bool:
+        """Whether it was forked from the other without executing a program: all is at the same place."""
+        mine, theirs = self.image.interpreter, other.image.interpreter
+        if mine is None or theirs is None or mine.known != theirs.known:
+            return False
+        places = [
+            [(vma.start, vma.path) for vma in each._vmas if vma.path in ("[vdso]", "[heap]")]
+            for each in (self, other)
+        ]
+        return places[0] == places[1]
 
     def seek(self, files: Files) -> bool:
         """Whether an interpreter was found in it."""
@@ -294,6 +308,17 @@ def anonymous_pages(pid: int) -> int:
         return procfs.status(pid).size("RssAnon") // PAGE
     except OSError:
         return 0
+
+
+def shared_pages(pid: int) -> tuple[int, int]:
+    """Anonymous pages that it shares, and those that are its own."""
+    try:
+        flags = pages(pid).flags
+    except OSError:
+        return 0, 0
+    anonymous = flags[flags & (FILE | SWAPPED | ZERO) == 0]
+    own = int(np.count_nonzero(anonymous & EXCLUSIVE))
+    return len(anonymous) - own, own
 
 
 def living(pids: Iterable[int]) -> list[int]:
