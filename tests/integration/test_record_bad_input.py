@@ -14,7 +14,7 @@ import pytest
 from clonal.cli.main import main
 from clonal.observe.analyse import load
 from tests.integration.test_record import CLONAL, ROOT, needs_traps
-from tests.support import IS_ROOT
+from tests.support import IS_ROOT, run_script
 
 FORKS = "import os; pid = os.fork(); pid or os._exit(0); os.waitpid(pid, 0)"
 
@@ -49,6 +49,26 @@ def test_a_wrong_output_is_refused_and_nothing_is_overwritten(
         assert main(["record", "-o", str(output), "--", "true"]) == 2
         assert capsys.readouterr().err == f"clonal: {output}: {said}; give another file with -o\n"
     assert mine.read_text() == "important"
+
+
+def test_what_another_user_s_folder_holds_is_refused() -> None:
+    run_script(
+        """
+        import contextlib, io
+        from clonal.cli.main import main
+
+        for arguments in (
+            ["record", "-o", "/root/r", "--", "true"], ["report", "/root/r"],
+            ["report", "r", "--flamegraph", "/root/r.html"], ["map", "1", "--html", "/root/m.html"],
+        ):
+            with contextlib.redirect_stderr(io.StringIO()) as told:
+                assert main(arguments) == 2
+            line = told.getvalue()
+            assert line.startswith("clonal: /root/") and line.count("\\n") == 1, line
+            assert "may not write to /root" in line or "Permission denied" in line, line
+        """,
+        user="nobody",
+    )
 
 
 @pytest.mark.newest

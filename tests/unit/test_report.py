@@ -12,6 +12,7 @@ from clonal.errors import Error
 from clonal.observe.analyse import load
 from clonal.observe.report import diff, source, tree
 from clonal.observe.report.count import Tally, generations, tally, timeline
+from clonal.observe.report.names import Names
 from clonal.observe.report.summary import summary
 from clonal.observe.report.table import table
 from clonal.observe.report.text import Line, bar, fit_place, sparkline
@@ -319,3 +320,8 @@ def test_what_copies_have_in_common_is_kept_once(tmp_path: Path) -> None:
     assert len({copy.address for copy in copies}) == 2000
     assert copies[500] == list(copies)[500] == copies[400:600][100] and copies[500].type == "str"
     assert copies[0].category == "malloc heap" and copies[0].frame.function == "f"
+
+
+def test_programs_of_several_folders_keep_their_paths() -> None:
+    assert Names(["/srv/shop/app.py", "/srv/shop/a/b.py"]).file("/srv/shop/a/b.py") == "a/b.py"
+    assert Names(["/srv/app.py", "/usr/bin/dash"]).file("/usr/bin/dash") == "/usr/bin/dash"

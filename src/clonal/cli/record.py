@@ -165,7 +165,7 @@ def check(command: Sequence[str], output: Path) -> None:
 
 def _meant(name: str) -> str:
     """What was probably meant by a name that is no command."""
-    if not name or not Path(name).is_file():
+    if not name or not os.path.isfile(name):
         return ""
     quoted = shlex.quote(name)
     return (
@@ -176,15 +176,15 @@ def _meant(name: str) -> str:
 def _unwritable(output: Path) -> str:
     """Why a recording cannot, or should not, be written there; "" if it can."""
     folder = output.absolute().parent
-    if output.is_dir():
+    if os.path.isdir(output):
         return "is a folder"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f"there is no folder {folder}"
     if not os.access(folder, os.W_OK):
         return f"this user may not write to {folder}"
-    if not output.exists():
+    if not os.path.exists(output):
         return ""
-    if not output.is_file():
+    if not os.path.isfile(output):
         return "is no regular file"
     if not os.access(output, os.R_OK) or (output.stat().st_size and not is_recording(output)):
         return "is there, is no recording, and is not overwritten"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -87,7 +88,7 @@ def check(arguments: argparse.Namespace) -> None:
         if path is None:
             continue
         check_file(path, ending)
-        if path.exists() and arguments.file.exists() and path.samefile(arguments.file):
+        if os.path.exists(path) and os.path.exists(arguments.file) and path.samefile(arguments.file):
             raise UserMistake(f"{path} is the recording itself: give another file")
 
 

@@ -22,7 +22,8 @@ class Names:
 
     def __init__(self, files: Iterable[str]) -> None:
         own = {os.path.dirname(file) for file in files if file.startswith("/") and not _library(file)}
-        self._folder = os.path.commonpath(own).rstrip("/") + "/" if own else ""
+        common = os.path.commonpath(own) if own else "/"
+        self._folder = common + "/" if common != "/" else ""  # programs of several folders keep their paths
 
     def file(self, file: str) -> str:
         """`json/__init__.py`, `shop/views.py`, `importlib._bootstrap`, `libc.so.6`."""
