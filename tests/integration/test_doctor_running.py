@@ -16,7 +16,8 @@ import clonal as package
 from clonal.cli.main import main
 from clonal.kernel.cgroup import Group
 from clonal.kernel.memory import ForkCharge
-from clonal.observe.doctor import inherited, limits, objects
+from clonal.observe import reading
+from clonal.observe.doctor import examine, inherited, limits, objects
 from clonal.observe.doctor.finding import NAMES, Finding, ranked
 from clonal.observe.doctor.framework import Framework, before_fork, recognise
 from clonal.observe.doctor.patient import Patient, look
@@ -233,5 +234,47 @@ def test_a_command_keeps_its_output_apart_from_json(tmp_path: Path) -> None:
         "print(1)",
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert json.loads(done.stdout) == {"version": 1, "findings": []}, done.stderr
-    assert done.stderr.startswith("1\n") and "has forked" in done.stderr
+    told = "No Python process of the command has forked."
+    assert json.loads(done.stdout) == {"version": 1, "findings": [], "notes": [told]}, done.stderr
+    assert done.stderr == f"1\nclonal doctor: {told}\n"
+
+
+def test_a_command_that_fails_is_looked_at_all_the_same(capsys: Captured) -> None:
+    assert main(["doctor", "--", sys.executable, "-c", "raise SystemExit(3)"]) == 2
+    told = capsys.readouterr()
+    assert "ended with status 3" in told.err and "nothing to change" in told.out
+
+
+def test_a_process_that_ends_meanwhile_costs_only_what_is_not_there(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_patient: Patient) -> list[Finding]:
+        raise ProcessLookupError(3, "process 7 is gone")
+
+    gone.__name__ = "threads"
+    monkeypatch.setattr(examine, "OF_FAMILIES", (gone, inherited.descriptors))
+    with running(DESCRIPTORS) as facts:
+        assert main(["doctor", str(facts["pid"])]) == 2
+    told = capsys.readouterr()
+    assert (
+        "threads not looked at" in told.err and "process 7 is gone" in told.err and told.err.count("\n") == 1
+    )
+    assert "1. descriptors" in told.out
+
+
+def test_a_family_that_ends_before_it_was_read(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running("tell()") as facts:
+        monkeypatch.setattr(reading.procfs, "smaps", lambda _pid: [])
+        assert main(["doctor", str(facts["pid"])]) == 2
+    told = capsys.readouterr()
+    assert "ended while it was read" in told.err and told.err.count("\n") == 1 and not told.out
+
+
+def test_a_process_of_another_user_is_refused_in_one_line() -> None:
+    program = """
+    import subprocess, sys
+    command = [sys.executable, "-m", "clonal", "doctor", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\\n") == 1 and "root may" in done.stderr, done
+    """
+    run_script(program, user="nobody")

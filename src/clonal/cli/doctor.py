@@ -6,12 +6,13 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from clonal.cli.main import Parser, UserMistake, require
 from clonal.kernel.machine import supported
@@ -26,8 +27,18 @@ USAGE = (
     "clonal doctor [options] PID|NAME | clonal doctor [options] [--recording FILE] [-- COMMAND [ARGUMENTS]]"
 )
 ANY = "any"
+INCOMPLETE = 2  # exit status where something could not be looked at, or the command has failed
+ASKED = tuple(128 + number for number in (signal.SIGINT, signal.SIGTERM))
 WIDTH = 100
 NOTHING = "clonal doctor: nothing to change: no finding is worth a line"
+
+
+class Looked(NamedTuple):
+    """`notes`: what the findings are not about; `whole`: whether there was nothing amiss."""
+
+    findings: list[Finding]
+    notes: list[str]
+    whole: bool
 
 
 def parser() -> Parser:
@@ -58,13 +69,18 @@ def main(argv: Sequence[str]) -> int:
     require("numpy", "observe")
     if reason := supported("doctor"):
         raise UserMistake(reason)
-    found = findings(arguments, command)
+    looked = look(arguments, command)
+    for note in looked.notes:
+        print(f"clonal doctor: {note}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps({"version": 1, "findings": [each.to_json() for each in found]}, indent=1))
+        found = [each.to_json() for each in looked.findings]
+        print(json.dumps({"version": 1, "findings": found, "notes": looked.notes}, indent=1))
     else:
-        show(found)
-    names = {each.name for each in found}
-    return int(bool(names & set(arguments.fail_on)) or (ANY in arguments.fail_on and bool(names)))
+        show(looked.findings)
+    names = {each.name for each in looked.findings}
+    if names & set(arguments.fail_on) or (ANY in arguments.fail_on and names):
+        return 1
+    return 0 if looked.whole else INCOMPLETE
 
 
 def check(arguments: argparse.Namespace, command: Sequence[str] | None) -> None:
@@ -79,21 +95,18 @@ def check(arguments: argparse.Namespace, command: Sequence[str] | None) -> None:
         raise UserMistake(f"give a PID, a recording or a command: {USAGE}")
 
 
-def findings(arguments: argparse.Namespace, command: Sequence[str]) -> list[Finding]:
-    """Of whatever was given."""
+def look(arguments: argparse.Namespace, command: Sequence[str]) -> Looked:
+    """At whatever was given."""
     if arguments.pid is not None:
         return of_process(arguments.pid)
     if arguments.recording is None:
         return of_command(command, arguments.json)
     from clonal.cli.report import opened
-    from clonal.observe.doctor.examine import of_recording
 
-    recording = opened(arguments.recording)
-    _tell(recording)
-    return of_recording(recording)
+    return _of(opened(arguments.recording))
 
 
-def of_process(text: str) -> list[Finding]:
+def of_process(text: str) -> Looked:
     """Of a family that runs."""
     from clonal.cli.map import pid_of
     from clonal.observe.doctor.examine import of_family
@@ -101,17 +114,18 @@ def of_process(text: str) -> list[Finding]:
     from clonal.observe.family import Unreadable
 
     try:
-        return of_family(look(pid_of(text)))
+        found, missing = of_family(look(pid_of(text)))
     except (Unreadable, ProcessLookupError, PermissionError) as error:
         raise UserMistake(str(error)) from None
+    return Looked(found, missing, not missing)
 
 
-def of_command(command: Sequence[str], aside: bool) -> list[Finding]:
+def of_command(command: Sequence[str], aside: bool) -> Looked:
     """Of a command that is run now; `aside`: what it prints goes to standard error."""
     from clonal.cli.record import check as runnable
-    from clonal.cli.record import chosen, run
+    from clonal.cli.record import chosen
     from clonal.observe.analyse import load
-    from clonal.observe.doctor.examine import of_recording
+    from clonal.observe.record.run import record
 
     if not command:
         raise UserMistake(f"give the command after --: {USAGE}")
@@ -120,10 +134,9 @@ def of_command(command: Sequence[str], aside: bool) -> list[Finding]:
         runnable(command, path)
         backend = chosen("auto")
         with _output_aside() if aside else contextlib.nullcontext():
-            status = run(command, path, backend=backend)
+            status = record(command, path, backend=backend)
         recording = load(path)
-    _tell(recording, status)
-    return of_recording(recording)
+    return _of(recording, status)
 
 
 @contextlib.contextmanager
@@ -138,16 +151,17 @@ def _output_aside() -> Iterator[None]:
         os.close(own)
 
 
-def _tell(recording: Recording, status: int | None = None) -> None:
-    """What the findings are not about."""
+def _of(recording: Recording, status: int = 0) -> Looked:
+    """The findings, and what they are not about. A command that was asked to end has not failed."""
+    from clonal.observe.doctor.examine import of_recording
     from clonal.observe.report.summary import shortcomings
 
     notes = [f"The command ended with status {status}."] if status else []
     notes += shortcomings(recording)
     if not recording.processes:
         notes.append("No Python process of the command has forked.")
-    for note in notes:
-        print(f"clonal doctor: {note}", file=sys.stderr)
+    damaged = recording.truncated or recording.damaged or recording.unreadable
+    return Looked(of_recording(recording), notes, not damaged and status in (0, *ASKED))
 
 
 def show(found: Sequence[Finding]) -> None:

@@ -27,6 +27,13 @@ def of_recording(recording: Recording) -> list[Finding]:
     return ranked(finding for find in OF_RECORDINGS for finding in find(copies))
 
 
-def of_family(patient: Patient) -> list[Finding]:
-    """By what can be seen from outside."""
-    return ranked(finding for find in OF_FAMILIES for finding in find(patient))
+def of_family(patient: Patient) -> tuple[list[Finding], list[str]]:
+    """By what can be seen from outside, and what could not: a process may end meanwhile."""
+    found: list[Finding] = []
+    missing = list(patient.family.problems)
+    for find in OF_FAMILIES:
+        try:
+            found += find(patient)
+        except OSError as error:
+            missing.append(f"{find.__name__.replace('_', ' ')} not looked at: {error}")
+    return ranked(found), missing

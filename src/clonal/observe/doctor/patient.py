@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from clonal.kernel import procfs
 from clonal.kernel.procfs import Smap
 from clonal.observe.doctor.framework import Framework, recognise
-from clonal.observe.family import family
+from clonal.observe.family import Unreadable
 from clonal.observe.reading import Reading
 from clonal.observe.sharing import FamilySharing, MemberSharing, snapshot
 
@@ -43,9 +42,10 @@ class Patient:
 
 def look(pid: int) -> Patient:
     """Reads the family. Raises Unreadable."""
-    members = family(pid, without=[os.getpid()])
-    words = [word for each in members for word in each.command.split()]
-    files = {vma.path for vma in procfs.maps(pid) if vma.path.startswith("/")}
     taken = snapshot([pid], without=[os.getpid()])
     readings = {each.member.pid: each for each in taken.readings}
+    if not any(each.entries for each in readings.values()):
+        raise Unreadable(pid, readings[pid].problem)
+    words = [word for each in readings.values() for word in each.member.command.split()]
+    files = {vma.path for vma in readings[pid].vmas if vma.path.startswith("/")}
     return Patient(pid, taken.summary(), recognise(words, files), readings)
