@@ -285,6 +285,18 @@ def test_a_real_recording_tells_the_line_that_copied_most() -> None:
     assert sum(each["pages"] for each in found["locations"]) == found["pages"]["copied"] > most["pages"] > 300
 
 
+def test_a_terminal_without_the_letters_gets_others_like_them(path: Path) -> None:
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "-m", "clonal.cli.main", "report", str(path)]
+    for view in ([], ["--tree"]):
+        told = subprocess.run([*words, *view], capture_output=True, text=True, env=env, timeout=30)
+        assert told.returncode == 0 and told.stdout.isascii() and "?" not in told.stdout
+    assert "####" in subprocess.run(words, capture_output=True, text=True, env=env).stdout
+    words[-1] += "ö"
+    told = subprocess.run(words, capture_output=True, text=True, env=env, timeout=30)
+    assert told.stderr.endswith("shop.clonal\\xf6: No such file or directory\n")
+
+
 def test_a_reader_that_ends_early_is_no_error(path: Path) -> None:
     command = f"{sys.executable} -m clonal.cli.main report {path} --table | head -n 1"
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import clonal
+from clonal.cli import letters
 from clonal.report.words import BadValue
 
 VERBS = {
@@ -103,13 +104,14 @@ class _Output(io.FileIO):
 
 
 def _prepare_output() -> None:
-    """Letters that it does not have become `?`."""
+    """Letters that it does not have become others like them, or `?`."""
+    letters.prepare_errors()
     if sys.stdout is None:
         raise UserMistake("standard output is closed: there is nowhere to print to")
     old = sys.stdout
     if old is sys.__stdout__ and isinstance(old, io.TextIOWrapper):
         raw = io.BufferedWriter(_Output(old.fileno(), "w", closefd=False))
-        sys.stdout = io.TextIOWrapper(raw, old.encoding, "replace", line_buffering=old.line_buffering)
+        sys.stdout = io.TextIOWrapper(raw, old.encoding, letters.OUTPUT, line_buffering=old.line_buffering)
 
 
 def _let_go_of_output() -> None:

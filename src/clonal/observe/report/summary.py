@@ -21,7 +21,6 @@ from clonal.observe.report.text import (
     amount,
     bar,
     fit,
-    fit_end,
     fit_place,
     percent,
     printable,
@@ -244,7 +243,8 @@ def _besides(made: Tally, width: int) -> Iterator[Line]:
         why = "it was killed, it runs on, or the recording ends before it"
         yield from _wrapped(f"no end: {why}; its last faults are missing.", width, DIM)
     if made.copied:
-        path = fit_end(made.recording.path, max(width - 50, 20))
+        path = shlex.quote(made.recording.path)
+        path = path if len(path) <= max(width - 50, 20) else "FILE"
         yield from _wrapped(
             f"Further: clonal report {path} --source, --tree, --flamegraph FILE.html", width, DIM
         )
