@@ -7,6 +7,7 @@
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 #include <bpf/bpf_core_read.h>
@@ -57,14 +58,15 @@ static long take_mapping(struct task_struct *task, struct vm_area_struct *vma, s
     return 0;
 }
 
-/* Whether a page that was not there is copied from a file; the flags that say so, 0 if it is not. */
-static __u32 from_file(struct task_struct *task, __u64 address)
+/* What the mapping of a page is: OF_FILE, NOT_SURE where its lock was taken, or 0. User space has a list of
+ * mappings, but of another time. */
+static __u32 mapping_of(struct task_struct *task, __u64 address)
 {
     struct lookup lookup = {0};
     bpf_find_vma(task, address, take_mapping, &lookup, 0);
     if (!lookup.found)
-        return FROM_FILE | NOT_SURE; /* its lock was taken; user space has the list of mappings */
-    return lookup.private_file ? FROM_FILE : 0;
+        return NOT_SURE;
+    return lookup.private_file ? OF_FILE : 0;
 }
 
 /* ---- what is sent ---- */
@@ -75,7 +77,8 @@ static bool room(void)
     return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) < RING - RESERVE;
 }
 
-static void tell(__u32 kind, __u32 pid, __u32 child, __u32 flags, const struct process *process)
+static void tell(__u32 kind, __u32 pid, __u32 child, __u32 flags, const struct process *process,
+                 const struct linux_binprm *program)
 {
     struct event *event = bpf_ringbuf_reserve(&ring, sizeof *event, 0);
     if (!event)
@@ -86,6 +89,9 @@ static void tell(__u32 kind, __u32 pid, __u32 child, __u32 flags, const struct p
     event->thread = (__u32)bpf_get_current_pid_tgid();
     if (process)
         event->fresh = process->fresh, event->lost = process->lost;
+    if (program)
+        bpf_probe_read_kernel_str(event->pool, sizeof *event - offsetof(struct event, pool),
+                                  program->filename);
     bpf_ringbuf_submit(event, BPF_RB_FORCE_WAKEUP);
 }
 
@@ -187,13 +193,16 @@ int BPF_PROG(on_page, struct page *page, unsigned int order, unsigned int flags)
     struct process *process = bpf_map_lookup_elem(&processes, &pid);
     if (!process)
         return 0;
+    __u32 mapping = mapping_of(task, thread->address);
     if (!(thread->error & FAULT_PRESENT)) {
-        __u32 file = from_file(task, thread->address);
-        if (!file)
+        if (!mapping)
             return 0;
         note(task, thread, process);
-        thread->event.head.flags |= file;
+        thread->event.head.flags |= FROM_FILE;
+        if (thread->ip)
+            __sync_fetch_and_add(&process->fresh, -1); /* counted as a first touch already */
     }
+    thread->event.head.flags |= mapping;
     send(thread, process);
     return 0;
 }
@@ -227,18 +236,18 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
         __sync_fetch_and_add(&unfollowed, 1);
         return 0;
     }
-    tell(EVENT_FORK, process->owner, new, flags, 0);
+    tell(EVENT_FORK, process->owner, new, flags, 0, 0);
     return 0;
 }
 
 SEC("tp_btf/sched_process_exec")
-int BPF_PROG(on_exec, struct task_struct *task)
+int BPF_PROG(on_exec, struct task_struct *task, int before, struct linux_binprm *program)
 {
     __u32 pid = task->tgid;
     struct process *process = bpf_map_lookup_elem(&processes, &pid);
     if (!process || process->state == SPAWNER)
         return 0;
-    tell(EVENT_EXEC, pid, 0, process->owner == pid ? 0 : VFORKED, process);
+    tell(EVENT_EXEC, pid, 0, process->owner == pid ? 0 : VFORKED, process, program);
     struct process made = {.state = FOLLOWED, .owner = pid};
     made.image = __sync_fetch_and_add(&images, 1) + (1ull << 32); /* no number of a process */
     bpf_map_update_elem(&processes, &pid, &made, BPF_ANY);
@@ -253,7 +262,7 @@ int BPF_PROG(on_exit, struct task_struct *task)
     struct process *process = bpf_map_lookup_elem(&processes, &pid);
     if (!process || task->signal->live.counter)
         return 0;
-    tell(EVENT_EXIT, pid, 0, process->owner == pid ? 0 : VFORKED, process);
+    tell(EVENT_EXIT, pid, 0, process->owner == pid ? 0 : VFORKED, process, 0);
     bpf_map_delete_elem(&processes, &pid);
     bpf_map_delete_elem(&pythons, &pid);
     return 0;

@@ -22,12 +22,13 @@ enum event_kind { EVENT_COPY = 1, EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_OBJE
 enum event_flag {
     BY_KERNEL = 1, /* in a system call: `ip` is 0 */
     FROM_FILE = 2, /* the page was not there: a private mapping of a file, copied at the first write */
-    NOT_SURE = 4,  /* or so it seems: the mapping could not be looked up */
+    NOT_SURE = 4,  /* the mapping could not be looked up */
     POOL_READ = 8, /* `pool` is filled, and so on */
     BLOCK_READ = 16,
     AT_READ = 32,
-    VFORKED = 64, /* the child borrows its parent's memory until it executes */
-    FIRST = 128,  /* the first fork of the process */
+    VFORKED = 64,  /* the child borrows its parent's memory until it executes */
+    FIRST = 128,   /* the first fork of the process */
+    OF_FILE = 256, /* in a private mapping of a file */
 };
 
 struct frame {
@@ -48,7 +49,8 @@ struct event {
     __u32 depth; /* of `frame` */
     __u64 fresh; /* of a process that ends: first touches since it was recorded, and copies lost */
     __u64 lost;
-    __u64 pool[6];  /* the header of the pool of small objects there would be */
+    __u64
+        pool[6]; /* the header of the pool of small objects there would be; of an exec, the program's name */
     __u64 block[8]; /* the beginning of the block in it */
     __u64 at[4];    /* from the address on */
 };

@@ -52,6 +52,10 @@ struct vm_area_struct {
     struct file *vm_file;
 } KERNEL;
 
+struct linux_binprm {
+    const char *filename;
+} KERNEL;
+
 struct pt_regs {
     unsigned long ip;
 } KERNEL;

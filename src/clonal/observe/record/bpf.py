@@ -29,7 +29,7 @@ MOST = 1.1  # copies that are seen of each that is known: a child copies some mo
 NOT_ALLOWED = "eBPF is not allowed here: run as root, or with CAP_BPF and CAP_PERFMON"
 WHY = {
     errno.EPERM: NOT_ALLOWED,
-    errno.EACCES: NOT_ALLOWED,
+    errno.EACCES: "this kernel's verifier refuses the eBPF program",
     errno.ENOSYS: "this kernel has no eBPF (CONFIG_BPF_SYSCALL)",
     errno.ENOMEM: "there is no memory for the eBPF program's ring of events",
 }
@@ -131,5 +131,5 @@ def watch(tracer: Tracer, ended: Callable[[], bool], descriptors: Sequence[int])
         tracer.drain()
         if last:
             return
-        if not often.poll(SOONEST * 1000):
+        if not often.poll(SOONEST * 1000) and not tracer.seeking:
             seldom.poll((LATEST - SOONEST) * 1000)

@@ -47,6 +47,7 @@ class Told(enum.IntFlag):
     AT_READ = 32
     VFORKED = 64
     FIRST = 128
+    OF_FILE = 256
 
 
 class State(enum.IntEnum):

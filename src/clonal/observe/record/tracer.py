@@ -10,7 +10,7 @@ import numpy as np
 from clonal.observe.record.events import EVENT, Events, Happened, State, Told
 from clonal.observe.record.file import Writer
 from clonal.observe.record.interpreters import Files
-from clonal.observe.record.tracked import Image, Tracked, command_line, living, split
+from clonal.observe.record.tracked import Image, Tracked, command_line, executed, living, split
 
 if TYPE_CHECKING:
     from clonal._bpf import Program
@@ -55,9 +55,17 @@ class Tracer:
                 break
             events = np.frombuffer(raw, EVENT)
             self._take(events, split(events, frames))
-        for process in list(self.processes.values()):
-            if process.image.interpreter is None and process.tries < TRIES:
-                self._find(process)
+        for process in self._sought():
+            self._find(process)
+
+    @property
+    def seeking(self) -> bool:
+        """Whether it is to be looked soon for an interpreter that a program may just be loading."""
+        return bool(self._sought())
+
+    def _sought(self) -> list[Tracked]:
+        each = self.processes.values()
+        return [process for process in each if not process.image.interpreter and process.tries < TRIES]
 
     def finish(self) -> None:
         """The end of the recording: of those that go on, too."""
@@ -80,12 +88,15 @@ class Tracer:
                     self.processes[pid].image.saw(events[row], frames[row])
             elif flags & Told.VFORKED:  # the child had borrowed its parent's memory
                 if kind == Happened.EXEC:
-                    self._new(pid, 0, 0)
+                    self._new(pid, 0, 0).argv = command_line(pid) or [executed(events[row])]
             else:
                 before = _cut(copies, pid, row)
                 self._copies(pid, events, before, frames, gone=True)
                 counts = int(events["fresh"][row]), int(events["lost"][row])
-                (self._exit if kind == Happened.EXIT else self._exec)(pid, happened, *counts)
+                if kind == Happened.EXIT:
+                    self._exit(pid, happened, *counts)
+                else:
+                    self._exec(pid, happened, *counts, command_line(pid) or [executed(events[row])])
         for pid, rows in copies.items():
             self._copies(pid, events, rows, frames, gone=False)
 
@@ -104,21 +115,21 @@ class Tracer:
             return
         if parent.image.interpreter is None:
             self._find(parent)
-        parent.begins(self.writer, happened)
         made = self.processes[child] = Tracked(child, pid, parent.generation + 1, parent.image)
         parent.image.pids[child] = None
         if parent.image.interpreter is not None:
             self.program.python(child, parent.image.interpreter.known)
+        parent.look()
+        made.look(parent)
+        parent.begins(self.writer, happened, child=made)
         made.begins(self.writer, happened, parent)
 
-    def _exec(self, pid: int, happened: int, fresh: int, lost: int) -> None:
+    def _exec(self, pid: int, happened: int, fresh: int, lost: int, argv: list[str]) -> None:
         process = self.processes.get(pid)
-        if process is None:
-            self._new(pid, 0, 0)
-            return
-        process.ends(self.writer, happened, fresh, lost, command_line(pid) or ["?"])
-        self._leave(process)
-        self._new(pid, process.parent, 0)
+        if process is not None:
+            process.ends(self.writer, happened, fresh, lost, argv)
+            self._leave(process)
+        self._new(pid, process.parent if process else 0, 0).argv = argv
 
     def _exit(self, pid: int, happened: int, fresh: int, lost: int) -> None:
         process = self.processes.pop(pid, None)

@@ -16,7 +16,7 @@ from clonal.observe.analyse import OUTCOMES
 from clonal.observe.pages import EXCLUSIVE, FILE, SWAPPED, ZERO, pages
 from clonal.observe.record.events import FAULT, FRAME, TEXTS, Events, Told
 from clonal.observe.record.evidence import DATA, INTERPRETER, Verdict, judge
-from clonal.observe.record.file import Kind, Writer
+from clonal.observe.record.file import RECORD, Kind, Writer
 from clonal.observe.record.interpreters import Files, Interpreter, mappings
 from clonal.observe.record.remote import Memory, Objects, Seen, Shape
 
@@ -54,27 +54,38 @@ class Tracked:
         self.argv: list[str] = []
         self._numbers: dict[bytes, int] = {}  # of stacks, by their frames
         self._types: dict[str, int] = {}
+        self._told = [0, 0, 0]  # stacks, types and faults
         self._symbols: set[int] = set()
         self._text = self._written = ""
         self._vmas: list[Vma] = []
         self._starts = np.empty(0, np.uint64)
-        self._born: list[tuple[int, int]] | None = None  # private mappings at the fork; None: not known
+        self._born: list[tuple[int, int]] | None = None  # private mappings of files at the fork
         self._fresh = self._lost = self._dropped = 0
 
     # ---- what is known of it ----
 
-    def begins(self, writer: Writer, time: int, parent: Tracked | None = None, running: bool = False) -> None:
-        """It shares its pages from now on: all of them, unless it was `running`. `parent`: whose mappings it
-        had, if it is gone already."""
+    def begins(
+        self, writer: Writer, time: int, parent: Tracked | None = None, child: Tracked | None = None,
+        running: bool = False,
+    ) -> None:  # fmt: skip
+        """It shares its pages from now on: all of them with its `parent`, or its `child`, unless it was
+        `running`. A child that is gone already had the mappings of its parent."""
+        other = parent or child
         again, self.recorded = self.recorded, True
         self.look(parent)
-        self._born = [(vma.start, vma.end) for vma in self._vmas if vma.private]
+        self._born = common(self._vmas, self._vmas if other is None else other._vmas)
         if again:
             return
         self._numbers, self._types, self._symbols, self._written = {}, {}, set(), ""
-        self.argv = command_line(self.pid) or (parent.argv if parent else [])
+        self._told = [0, 0, 0]
+        if parent is not None:
+            self.argv = parent.argv  # its own may be those of another program by now
+        elif not self.argv:
+            self.argv = command_line(self.pid)
         python = self.image.interpreter.version if self.image.interpreter else ""
-        shared, own = shared_pages(self.pid) if running else (anonymous_pages(self.pid), 0)
+        shared, own = shared_pages(self.pid) if running else (0, 0)
+        if not running:
+            shared = (anonymous_pages(parent.pid) if parent else 0) or anonymous_pages(self.pid)
         facts: dict[str, Any] = {"shared": shared, "own": own, "frames_shown": True}
         facts |= {"parent": self.parent}
         facts |= {"generation": self.generation, "argv": self.argv[:WORDS], "spawned": False}
@@ -110,8 +121,10 @@ class Tracked:
 
     def seek(self, files: Files) -> bool:
         """Whether an interpreter was found in it."""
+        before = self._text
         self.look()
-        self.image.interpreter = files.interpreter(self.pid, self._vmas)
+        if self._text != before:
+            self.image.interpreter = files.interpreter(self.pid, self._vmas)
         return self.image.interpreter is not None
 
     def ends(
@@ -139,6 +152,11 @@ class Tracked:
     ) -> None:  # fmt: skip
         facts: dict[str, Any] = {"stacks": stacks, "types": types, "lost": lost, "fresh": fresh}
         maps = None if self._text == self._written else self._text
+        facts["after"] = self._told.copy()
+        self._told = [
+            told + new
+            for told, new in zip(self._told, (len(stacks), len(types), len(records) // RECORD), strict=True)
+        ]
         self._written = self._text
         before = writer.dropped
         writer.write(Kind.FAULTS, facts | {"symbols": symbols, "maps": maps}, records, pid=self.pid)
@@ -179,19 +197,19 @@ class Tracked:
         return found if found is not None and address < found.end else None
 
     def _of_the_fork(self, events: Events) -> npt.NDArray[np.bool_]:
-        """Which copies are of pages that the fork shared: in a file that was mapped later there are none.
-        Where the program could not look a mapping up, it must be private and a file's."""
-        keep = np.ones(len(events), bool)
-        if self._born is None:
-            return keep
-        born = np.array(self._born, np.uint64).reshape(-1, 2)
-        index = np.searchsorted(born[:, 0], events["address"], "right") - 1
-        there = (index >= 0) & (events["address"] < born[np.maximum(index, 0), 1]) if len(born) else ~keep
-        sure = events["flags"] & Told.NOT_SURE == 0
-        for row in np.flatnonzero(~(there & sure)):
+        """Which copies are of pages that the fork shared: in a file that was mapped later there are none. Where
+        the program could not look a mapping up, the list of mappings says whether it is a file's."""
+        flags = events["flags"]
+        filed = flags & Told.OF_FILE != 0
+        for row in np.flatnonzero(flags & Told.NOT_SURE):
             vma = self._vma(int(events["address"][row]))
-            filed = vma is not None and vma.inode != 0 and vma.private
-            keep[row] = (there[row] or not filed) if sure[row] else (there[row] and filed)
+            filed[row] = vma is not None and vma.inode != 0 and vma.private
+        keep: npt.NDArray[np.bool_] = filed | (flags & Told.FROM_FILE == 0)
+        if self._born is not None:
+            born = np.array(self._born, np.uint64).reshape(-1, 2)
+            index = np.searchsorted(born[:, 0], events["address"], "right") - 1
+            there = (index >= 0) & (events["address"] < np.append(born[:, 1], 0)[index])
+            keep &= there | ~filed
         return keep
 
     def _judge(self, records: Events, events: Events, memory: Memory, frames: list[bytes]) -> list[str]:
@@ -300,6 +318,29 @@ def command_line(pid: int) -> list[str]:
     except OSError:
         return []
     return [os.fsdecode(word) for word in words]
+
+
+def common(mine: list[Vma], theirs: list[Vma]) -> list[tuple[int, int]]:
+    """Private mappings of files that both have: one that was made after the fork only one has."""
+    if not theirs:
+        theirs = mine
+    places: dict[tuple[str, int, int], list[Vma]] = {}
+    for vma in theirs:
+        places.setdefault((vma.dev, vma.inode, vma.start - vma.offset), []).append(vma)
+    return [
+        (max(vma.start, other.start), min(vma.end, other.end))
+        for vma in mine
+        if vma.private and vma.inode
+        for other in places.get((vma.dev, vma.inode, vma.start - vma.offset), [])
+        if other.start < vma.end and vma.start < other.end
+    ]
+
+
+def executed(event: Events) -> str:
+    """The program's name, of an event that tells so."""
+    return os.fsdecode(event["pool"].tobytes() + event["block"].tobytes() + event["at"].tobytes()).partition(
+        "\0"
+    )[0]
 
 
 def anonymous_pages(pid: int) -> int:
