@@ -135,6 +135,15 @@ def test_without_traps_pages_are_counted_and_it_is_said(path: Path, monkeypatch:
         assert not clones._traps()
 
 
+@pytest.mark.newest
+def test_a_file_that_is_no_recording_is_not_overwritten(tmp_path: Path) -> None:
+    mine = tmp_path / "app.py"
+    mine.write_text("important")
+    with pytest.raises(FileExistsError, match="is no recording"):
+        clonal.Template(record=mine)
+    assert mine.read_text() == "important"
+
+
 def main() -> None:
     warm()
     with clonal.Template.here() as template:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import resource
 import threading
@@ -26,6 +27,7 @@ from clonal.kernel.headroom import PRIVATE_BYTES, Headroom
 from clonal.kernel.oom import OomWatch
 
 Setup = str | Callable[[], Any] | None
+RECORDINGS = "clonal.observe.record.file"  # by name: what observes lies above what clones
 Stale = Literal["warn", "rebuild", "ignore"]
 
 
@@ -249,10 +251,14 @@ class Template:
 
 
 def _emptied(record: str | os.PathLike[str] | None) -> str | None:
-    """The path of a recording, whose file is made here, so that it fails here. Raises OSError."""
+    """The path of a recording, whose file is made here, so that it fails here. Raises OSError, also of a file
+    that is there and no recording."""
     if record is None:
         return None
     path = os.path.abspath(record)
+    recordings = importlib.import_module(RECORDINGS)
+    if os.path.isfile(path) and os.path.getsize(path) and not recordings.is_recording(path):
+        raise FileExistsError(errno.EEXIST, "is no recording, and is not overwritten", path)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
     return path
 

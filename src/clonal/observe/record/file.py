@@ -51,9 +51,9 @@ class BadRecording(Error):
         super().__init__(f"{path}: {why}", path=path, why=why)
 
 
-def is_recording(path: Path) -> bool:
+def is_recording(path: Path | str) -> bool:
     """Whether a file begins as one, of whatever version. Raises OSError."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         return file.read(len(MAGIC))[:3] == MAGIC[:3]
 
 
