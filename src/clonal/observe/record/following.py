@@ -17,7 +17,6 @@ from clonal.observe.record.file import Writer
 from clonal.observe.record.run import passing_on
 from clonal.observe.record.tracer import Tracer
 
-
 NICE = -15
 
 

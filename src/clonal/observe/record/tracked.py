@@ -197,8 +197,8 @@ class Tracked:
         return found if found is not None and address < found.end else None
 
     def _of_the_fork(self, events: Events) -> npt.NDArray[np.bool_]:
-        """Which copies are of pages that the fork shared: in a file that was mapped later there are none. Where
-        the program could not look a mapping up, the list of mappings says whether it is a file's."""
+        """Which copies are of pages that the fork shared: in a file that was mapped later there are none.
+        Where the program could not look a mapping up, the list of mappings says whether it is a file's."""
         flags = events["flags"]
         filed = flags & Told.OF_FILE != 0
         for row in np.flatnonzero(flags & Told.NOT_SURE):
