@@ -39,7 +39,7 @@ def parser() -> Parser:
         "allowed)",
     )
     made.add_argument(
-        "--pid", type=int, action="append", metavar="PID", help="a running process, and all that it starts"
+        "--pid", action="append", metavar="PID|NAME", help="a running process, and all that it starts"
     )
     made.add_argument("--duration", type=float, metavar="SECONDS", help="of --pid (until Ctrl-C)")
     made.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -81,12 +81,10 @@ def running(arguments: argparse.Namespace, command: Sequence[str], output: Path,
         raise UserMistake("--duration must be a number of seconds above 0")
     if reason := _unwritable(output):
         raise UserMistake(f"{output}: {reason}; give another file with -o")
-    from clonal.observe.family import check as check_process
     from clonal.observe.record.run import CannotBegin
     from clonal.observe.record.running import record_running
 
-    for pid in arguments.pid:
-        check_process(pid)
+    pids = [_process(text) for text in arguments.pid]
     backend, each = chosen_for_running(arguments.backend)
     until = "" if arguments.duration else " until Ctrl-C"
 
@@ -95,11 +93,25 @@ def running(arguments: argparse.Namespace, command: Sequence[str], output: Path,
         print(f"clonal record: recording {count}{until}", file=sys.stderr, flush=True)
 
     try:
-        record_running(arguments.pid, output, limit, backend, arguments.duration, begins)
+        record_running(pids, output, limit, backend, arguments.duration, begins)
     except CannotBegin as error:
         raise UserMistake(str(error)) from None
     report(output, each)
     return 0
+
+
+def _process(text: str) -> int:
+    """One that may be looked into, by its number or name."""
+    from clonal.cli.map import pid_of
+    from clonal.observe.family import Unreadable
+    from clonal.observe.family import check as check_process
+
+    pid = pid_of(text)
+    try:
+        check_process(pid)
+    except Unreadable as error:
+        raise UserMistake(str(error)) from None
+    return pid
 
 
 def chosen_for_running(wanted: str) -> tuple[str, float]:
