@@ -28,7 +28,7 @@ failed = [process.failed for process in found.processes.values()]
 print(json.dumps([status, failed, Counter(copy.frame.function for copy in copies)]))
 """
 OFTEN = f"""
-import os
+import mmap, os
 PAGES, PAGE = {PAGES}, 4096
 base = bytearray(PAGE * PAGES * 100)
 base[::PAGE] = b"1" * (PAGES * 100)
@@ -59,6 +59,8 @@ for number in range({FORKS}):
     if kept:
         new(kept[-1], number + 1)
     grow(number % 2)
+    with mmap.mmap(-1, PAGE * PAGES + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as short:
+        short[::PAGE] = b"1" * (PAGES + 1)  # the next to grow is mapped in its place
     os.close(go)
     os.wait()
 """

@@ -6,6 +6,8 @@
  * first touch, and reads the page map of a block at the first fault in it of each generation, for what no
  * fault told of: what the kernel wrote first, huge pages, what mremap brought here. Of the very page that has
  * just been written the map no longer tells whether it was there: it is taken to be as the page behind it.
+ * What is unmapped and mapped anew between two forks, after its block was read, is taken for what was there
+ * before.
  */
 #define _GNU_SOURCE
 #include "pagemap.h"
@@ -56,6 +58,8 @@ static void look_at_block(const struct inherited *all, struct block *block)
         return;
     trap_without_zeroes(first, BLOCK_PAGES, entries);
     for (uint64_t i = 0; i < BLOCK_PAGES; i++) {
+        if (!(entries[i] & (PM_PRESENT | PM_SWAPPED)))
+            block->own_since[i] = 0; /* unmapped since */
         if (!trap_is_shared(entries[i]))
             continue;
         const struct run *run = trap_run_of(all, first + i);
@@ -72,12 +76,12 @@ static void look_at_block(const struct inherited *all, struct block *block)
 /* The generation since which the page was this process's alone, before the fault; 0 if it was not there. */
 static unsigned owned_since(const struct inherited *all, struct block *block, unsigned at)
 {
-    bool looks = block->looked < all->generation;
-    unsigned beside = at + 1 < BLOCK_PAGES ? at + 1 : at - 1;
-    if (looks)
-        look_at_block(all, block);
-    if (block->own_since[at] || !looks)
+    unsigned beside = at + 1 < BLOCK_PAGES ? at + 1 : at - 1, known_beside = block->own_since[beside];
+    if (block->looked == all->generation)
         return block->own_since[at];
+    look_at_block(all, block);
+    if (block->own_since[at])
+        return known_beside && !block->own_since[beside] ? 0 : block->own_since[at];
     return block->own_since[beside] == BEFORE ? BEFORE : 0;
 }
 
