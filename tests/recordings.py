@@ -30,7 +30,8 @@ class Recorded:
         self._writer = Writer(str(path))
         self._next = 0
         self._told: dict[int, tuple[int, int, int]] = {}  # stacks, types and faults of each process so far
-        facts = {"command": list(command), "machine": MACHINE, "backend": "sigtrap", "time": 0, "wall": wall}
+        facts = {"command": list(command), "machine": MACHINE, "backend": "sigtrap", "depth": 64}
+        facts |= {"time": 0, "wall": wall}
         self._writer.write(Kind.BEGIN, facts, pid=0)
 
     def process(self, pid: int, generation: int = 0, began: float = 0, **facts: object) -> None:

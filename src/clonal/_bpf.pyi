@@ -1,5 +1,6 @@
 """The eBPF program of `clonal record`, and its loader; not there where it was built without libbpf."""
 
+DEPTH: int  # frames of one stack
 EVENT: int
 PYTHON: int
 

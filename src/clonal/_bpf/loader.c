@@ -289,7 +289,8 @@ static int exec_module(PyObject *module)
     Py_XDECREF(type);
     if (result < 0 || PyModule_AddIntConstant(module, "EVENT", sizeof(struct event)) < 0)
         return -1;
-    if (PyModule_AddIntConstant(module, "PYTHON", sizeof(struct python)) < 0)
+    if (PyModule_AddIntConstant(module, "PYTHON", sizeof(struct python)) < 0 ||
+        PyModule_AddIntConstant(module, "DEPTH", DEPTH) < 0)
         return -1;
     return PyModule_AddIntConstant(module, "OBJECT", sizeof(struct object_event) - sizeof(struct event));
 }

@@ -275,6 +275,13 @@ static PyObject *trap_forked(PyObject *module, PyObject *unused)
     Py_RETURN_TRUE;
 }
 
+/* trap_depth() -> how many frames of a stack are noted at most, from the innermost. */
+static PyObject *trap_depth(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyLong_FromLong(DEPTH);
+}
+
 /* trap_probe() -> 0, or the errno with which this kernel refuses to record. */
 static PyObject *trap_probe(PyObject *module, PyObject *unused)
 {
@@ -286,6 +293,7 @@ static PyObject *trap_probe(PyObject *module, PyObject *unused)
 }
 
 PyMethodDef clonal_trap_methods[] = {
+    {"trap_depth", trap_depth, METH_NOARGS, NULL},
     {"trap_probe", trap_probe, METH_NOARGS, NULL},
     {"trap_start", trap_start, METH_VARARGS, NULL},
     {"trap_forked", trap_forked, METH_NOARGS, NULL},

@@ -11,7 +11,7 @@ from typing import Any
 
 from clonal.kernel import procfs
 from clonal.observe import programs
-from clonal.observe.copies import OUTCOMES, REUSED, UNKNOWN, Copies, Copy, Frame, Stack, What
+from clonal.observe.copies import OUTCOMES, OUTER, REUSED, UNKNOWN, Copies, Copy, Frame, Stack, What
 from clonal.observe.kinds import MemoryKind, Region, classify
 from clonal.observe.record.file import MAGIC, RECORD, BadRecording, Chunk, Kind, Reader
 
@@ -60,6 +60,7 @@ class Recording:
     machine: dict[str, Any] = field(default_factory=dict)
     backend: str = ""
     wall: float = 0.0  # when it began, seconds since 1970
+    depth: int = 0  # frames of the longest stack that is recorded, 0: not known
     status: int | None = None  # None: the recorder itself was killed
     hooked: int = 0  # Python processes that would have been recorded from a fork on
     processes: dict[int, Process] = field(default_factory=dict)
@@ -130,11 +131,11 @@ def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None
     data = chunk.data
     if chunk.kind is Kind.BEGIN:
         found.command, found.machine, found.backend = data["command"], data["machine"], data["backend"]
-        found.wall = data.get("wall", 0.0)
+        found.wall, found.depth = data.get("wall", 0.0), data.get("depth", 0)
     elif chunk.kind is Kind.HOOKED:
         found.hooked += 1
     elif chunk.kind is Kind.PROCESS:
-        contexts[chunk.pid] = _Context(found.backend != "snapshot", data.get("before", 0))
+        contexts[chunk.pid] = _Context(found, data.get("before", 0))
         found.processes[chunk.pid] = _process(chunk.pid, data, found.processes.get(chunk.pid))
     elif chunk.kind is Kind.END and not chunk.pid:
         found.status = data["status"]
@@ -143,7 +144,7 @@ def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None
         found.processes[chunk.pid].lost += data["dropped"]
         found.processes[chunk.pid].executes = data.get("executes") or found.processes[chunk.pid].executes
     elif chunk.kind is Kind.FAULTS:
-        context = contexts.setdefault(chunk.pid, _Context(found.backend != "snapshot"))
+        context = contexts.setdefault(chunk.pid, _Context(found))
         context.faults(chunk, found.copies)
         process = found.processes.setdefault(chunk.pid, _without_beginning(chunk))
         process.lost += data["lost"]
@@ -173,8 +174,8 @@ def _without_beginning(chunk: Chunk) -> Process:
 class _Context:
     """What the chunks of one process build on: its stacks, types, symbols and mappings so far."""
 
-    def __init__(self, traps: bool, faults: int = 0) -> None:
-        self._traps = traps
+    def __init__(self, recording: Recording, faults: int = 0) -> None:
+        self._traps, self._depth = recording.backend != "snapshot", recording.depth
         self._stacks: dict[int, Stack] = {}  # by number, from 1
         self._types: dict[int, str] = {}
         self._symbols: dict[int, tuple[str, str]] = {}
@@ -215,7 +216,7 @@ class _Context:
 
     def _stack(self, told: list[Any]) -> Stack:
         """Each line is kept once."""
-        frames = map(_frame, told)
+        frames = [*map(_frame, told), *[OUTER] * (0 < self._depth <= len(told))]
         return tuple(self._frames.setdefault(frame, frame) for frame in frames)
 
     def _what(

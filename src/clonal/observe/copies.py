@@ -20,6 +20,7 @@ class Frame(NamedTuple):
 
 
 UNKNOWN = Frame("?", "?", 0)
+OUTER = Frame("(callers further out)", "", 0)  # of a stack that is longer than what is recorded of it
 Stack = tuple[Frame, ...]  # innermost first
 
 

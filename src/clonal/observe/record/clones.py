@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 
+from clonal import _native
 from clonal.clone import hooks
 from clonal.kernel.machine import machine
 from clonal.observe.record import hook, trap
@@ -28,7 +29,10 @@ class Recorder(hook.Recorder):
         self._template = os.getpid()
         backend = "sigtrap" if traps else "snapshot"
         facts = {"command": [sys.executable, *sys.argv], "machine": machine(), "backend": backend}
-        self.writer.write(Kind.BEGIN, facts | {"time": time.monotonic_ns(), "wall": time.time()}, pid=0)
+        depth = {"depth": _native.trap_depth()}
+        self.writer.write(
+            Kind.BEGIN, facts | depth | {"time": time.monotonic_ns(), "wall": time.time()}, pid=0
+        )
 
     def finish(self, ends: bool = True) -> None:
         super().finish(ends)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import clonal
+from clonal import _native
 from clonal.errors import Error
 from clonal.kernel.machine import machine
 from clonal.observe.record import hook
@@ -54,7 +55,8 @@ def record(command: Sequence[str], path: Path, limit: int = LIMIT, backend: str 
 def begun(command: Sequence[str], path: Path, limit: int, backend: str, pids: Sequence[int] = ()) -> Writer:
     """The recording with its beginning, in place of one of this name. `pids`: that ran already. Raises
     CannotBegin."""
-    facts = {"command": list(command), "machine": machine(), "backend": backend, "pids": list(pids)}
+    facts: dict[str, object] = {"command": list(command), "machine": machine(), "backend": backend}
+    facts |= {"pids": list(pids), "depth": depth(backend)}
     try:
         path.unlink(missing_ok=True)
         writer = Writer(str(path), limit)
@@ -62,6 +64,15 @@ def begun(command: Sequence[str], path: Path, limit: int, backend: str, pids: Se
     except OSError as error:
         raise CannotBegin(str(path), f"{error.strerror}; give another file with -o") from None
     return writer
+
+
+def depth(backend: str) -> int:
+    """How many frames of a stack it notes at most."""
+    if backend != "bpf":
+        return _native.trap_depth()
+    from clonal import _bpf
+
+    return _bpf.DEPTH
 
 
 def _why(error: OSError) -> str:

@@ -10,8 +10,6 @@ from typing import NamedTuple
 from clonal.observe.analyse import OUTCOMES, UNKNOWN, Frame, Recording, Stack, What
 
 PAGE = 4096  # recordings are of x86-64
-DEPTH = 64  # frames of the longest stack that is recorded (_native/trap.h)
-OUTER = Frame("(callers further out)", "", 0)
 NOT_SURE = "copied or reused"
 assert NOT_SURE in OUTCOMES
 

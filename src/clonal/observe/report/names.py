@@ -6,8 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 
-from clonal.observe.analyse import UNKNOWN, Frame
-from clonal.observe.report.count import OUTER
+from clonal.observe.copies import OUTER, UNKNOWN, Frame
 
 INSTALLED = re.compile(r".*/(?:site|dist)-packages/(?P<rest>.+)$")
 STANDARD = re.compile(r".*/lib(?:64)?/python\d[\d.]*t?/(?P<rest>.+)$")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from rich.cells import cell_len
 
 from clonal.observe.analyse import Frame
-from clonal.observe.report.count import DEPTH, OUTER, Row, Tally
+from clonal.observe.copies import OUTER
+from clonal.observe.report.count import Row, Tally
 from clonal.observe.report.names import Names, is_python
 from clonal.observe.report.text import BOLD, COLOURS, DIM, Line, amount, fit, fit_place, percent
 from clonal.report.words import share
@@ -46,8 +47,7 @@ def tree(made: Tally) -> Node:
 
 def frames(row: Row) -> list[Frame]:
     """From the outermost to the innermost, which may be a function of C."""
-    found = [OUTER] if len(row.stack) >= DEPTH else []
-    found += reversed(row.stack)
+    found = [*reversed(row.stack)]
     if not found or (row.symbol and not is_python(row.library)):
         found.append(row.native)
     return found
