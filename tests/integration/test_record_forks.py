@@ -133,7 +133,7 @@ def test_each_copy_of_a_parent_that_forks_often_is_counted(user: str | None) -> 
     found = pages(OFTEN, 0, user)
     assert found["old"] == pytest.approx(FORKS * PAGES, abs=FORKS * PAGES * 0.005)
     assert found["new"] == pytest.approx((FORKS - 1) * PAGES, abs=FORKS * PAGES * 0.005)
-    assert found.get("grow", 0) <= FORKS * PAGES * 0.005
+    assert found.get("grow", 0) <= FORKS, "new memory; at most its edge lies on a page that was there"
 
 
 @needs_traps
