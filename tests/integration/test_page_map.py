@@ -121,6 +121,8 @@ def test_buttons_change_the_scale_and_the_legend_picks_a_state(shown: Shown) -> 
     assert tab.ask(scale) == "1 page per cell"
     tab.click("#legend button")
     assert tab.ask("document.querySelector('#legend button').getAttribute('aria-pressed')") == "true"
+    legend = tab.ask("document.querySelector('#legend').textContent")
+    assert "alone" in legend and "page of a file" in legend and "image" not in legend  # what there is
 
 
 def test_pages_have_the_colours_of_the_legend_in_light_and_dark(shown: Shown) -> None:
