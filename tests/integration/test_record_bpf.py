@@ -150,9 +150,10 @@ def test_pages_of_a_file_count_if_they_were_mapped_at_the_fork(record: Record, t
     file = tmp_path / "file"
     file.write_bytes(b"1" * 512 * 4096)
     found = record(sys.executable, "-c", MAPPED, str(file))
-    copies = [copy for copy in child(found) if copy.symbol == "mmap_ass_subscript"]
-    assert exactly(len(by(copies, "write_before")), 512)
-    assert not by(copies, "write_after")
+    copies = child(found)
+    before = [copy for copy in by(copies, "write_before") if copy.category == "page cache"]
+    assert exactly(len(before), 512)
+    assert len(by(copies, "write_after")) < 50  # its own objects
 
 
 NATIVE = """

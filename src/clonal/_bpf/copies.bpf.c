@@ -233,7 +233,7 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
     if (python)
         bpf_map_update_elem(&pythons, &new, python, BPF_ANY);
     if (bpf_map_update_elem(&processes, &new, &made, BPF_ANY)) {
-        __sync_fetch_and_add(&unfollowed, 1);
+        __sync_fetch_and_add(&process->lost, 1); /* so many processes: what this one copies is missing */
         return 0;
     }
     tell(EVENT_FORK, process->owner, new, flags, 0, 0);

@@ -54,7 +54,6 @@ struct {
     __type(value, __u8);
 } told SEC(".maps");
 
-__u64 images = 0;     /* programs executed so far */
-__u64 unfollowed = 0; /* children that found no room in `processes` */
+__u64 images = 0; /* programs executed so far */
 
 #endif
