@@ -94,14 +94,14 @@ def row(what: str, found: dict[str, Any], before: int, after: int) -> Row:
     return Row(what, found["finding"], size(before), size(after), size(gain), size(saved), gain / saved - 1)
 
 
-def alone(folder: Path, what: str, program: str, python: str = sys.executable) -> Row:
+def alone(folder: Path, what: str, program: str) -> Row:
     """A program that ends by itself."""
     script, sizes, found = folder / "program.py", [], {}
     for name in ("before", "after"):
         script.write_text(programs.treated(program, found["remedy"]["lines"]) if found else program)
-        clonal(python, "record", "-o", folder / name, "--", python, script)
+        clonal(sys.executable, "record", "-o", folder / name, "--", sys.executable, script)
         sizes.append(copied(folder / name))
-        found = found or first(python, "--recording", folder / "before")
+        found = found or first(sys.executable, "--recording", folder / "before")
     return row(what, found, *sizes)
 
 
@@ -110,14 +110,10 @@ def served(
 ) -> int:
     """A server that is recorded until it was put under load: the bytes that it copied. Killed, not asked to
     end: what that copies is not the load's. `ready`: what its log says how often."""
-    arguments = [*(sys.executable, "-m", "clonal", "record", "-o", folder / name), "--", sys.executable, "-m"]
     process = subprocess.Popen(
-        [*map(str, arguments), *command],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+        [command[0], "-m", "clonal", "record", "-o", str(folder / name), "--", *command],
+        cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
     assert process.stdout is not None
     members: list[int] = []
     try:
@@ -151,7 +147,7 @@ def gunicorn(folder: Path) -> Row:
     if shutil.which("wrk") is None:
         raise Skipped("wrk is not installed")
     (folder / "shop.py").write_text(works.WSGI)
-    command = ["gunicorn", "-w", "4", "-b", "127.0.0.1:8631", "shop:app"]
+    command = [sys.executable, "-m", "gunicorn", "-w", "4", "-b", "127.0.0.1:8631", "shop:app"]
     ready = ("Booting worker", 4)
     before = served(folder, "before", [*command, "--preload"], ready, lambda: wrk(folder))
     found = first(sys.executable, "--recording", folder / "before")
@@ -164,6 +160,8 @@ def celery(folder: Path) -> Row:
     """Two workers, forty tasks."""
     needs("celery")
     command = [
+        sys.executable,
+        "-m",
         "celery",
         "-A",
         "shop",
@@ -187,7 +185,13 @@ def loader(folder: Path, python: str) -> Row:
     """Two workers, two epochs, 200,000 samples."""
     if subprocess.run([python, "-c", "import torch"], capture_output=True).returncode:
         raise Skipped(f"{python} has no torch")
-    return alone(folder, "DataLoader(num_workers=2), 2 epochs", works.LOADER, python)
+    script, ready = folder / "train.py", ("epochs done", 1)
+    script.write_text(works.LOADER)
+    before = served(folder, "before", [python, str(script)], ready, lambda: None)
+    found = first(python, "--recording", folder / "before")
+    script.write_text(programs.treated(works.LOADER, found["remedy"]["lines"]))
+    after = served(folder, "after", [python, str(script)], ready, lambda: None)
+    return row("DataLoader(num_workers=2), 2 epochs", found, before, after)
 
 
 def needs(module: str) -> None:

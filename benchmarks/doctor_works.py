@@ -82,10 +82,13 @@ class Images(Dataset):
         return len(self.samples)
     def __getitem__(self, index):
         return self.samples[index]["label"]
-loader = DataLoader(Images(200_000), batch_size=256, num_workers=2, multiprocessing_context="fork")
+loader = DataLoader(
+    Images(200_000), batch_size=256, num_workers=2, persistent_workers=True, multiprocessing_context="fork"
+)
 # HERE
 for epoch in range(2):
     for batch in loader:
         pass
 print("epochs done", flush=True)
+input()
 """

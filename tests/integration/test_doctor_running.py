@@ -190,6 +190,7 @@ def test_what_saves_most_comes_first() -> None:
         (["/usr/bin/python3", "/usr/bin/gunicorn", "app:app"], [], Framework.GUNICORN),
         (["celery", "-A", "app", "worker"], [], Framework.CELERY),
         (["python", "train.py"], ["/x/torch/utils/data/dataloader.py"], Framework.LOADER),
+        (["python", "train.py", "pt_data_worker"], ["/x/_multiprocessing.so"], Framework.LOADER),
         (["python", "pool.py"], ["/usr/lib/python3.13/multiprocessing/pool.py"], Framework.MULTIPROCESSING),
         (["python", "app.py"], ["/srv/app.py"], Framework.PLAIN),
     ],

@@ -30,15 +30,18 @@ _PLACES = {
     Framework.MULTIPROCESSING: "before the first Process or Pool is made",
     Framework.PLAIN: "before the first os.fork()",
 }
+LOADS = "pt_data_worker"  # what a worker calls itself (torch/utils/data/_utils/worker.py: _worker_loop)
 CONFIGURATION = "in gunicorn.conf.py"
 
 
 def recognise(words: Iterable[str], files: Iterable[str]) -> Framework:
-    """By the command line, and by the files of modules and libraries that are loaded."""
+    """By the command line, the names of processes, and the files of modules and libraries that are loaded."""
     names = {os.path.basename(word) for word in words}
     for each in (Framework.GUNICORN, Framework.CELERY):
         if each.value in names:
             return each
+    if LOADS in names:
+        return Framework.LOADER
     loaded = set(files)
     for part, framework in _FILES.items():
         if any(part in file for file in loaded):

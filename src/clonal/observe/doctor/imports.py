@@ -15,9 +15,9 @@ from clonal.observe.doctor.framework import CONFIGURATION, Framework, at_start
 from clonal.observe.report.names import FROZEN, INSTALLED, STANDARD, Names
 from clonal.report.words import size
 
-WHOLE = re.compile(r"(import [\w., ]+|from [\w.]+ import [\w, ]+)$")
+WHOLE = re.compile(r"(import [\w., ]+|from \w[\w.]* import [\w, ]+)$")  # not `from . import`
 BEGUN = re.compile(r"from (?P<module>\w[\w.]*) import ")
-LINES = 4
+LINES, PART = 4, 0.05  # of the pages, for a line of a library
 LOADS_THE_APP = ("import_app", "load_wsgiapp")  # gunicorn/util.py, gunicorn/app/wsgiapp.py
 
 
@@ -51,13 +51,15 @@ def imports(copies: Copies) -> Iterator[Finding]:
 
 
 def _lines(by_stack: Counter[Stack], names: Names) -> Counter[str]:
-    """Import statements by pages: the program's own, or if there are none, those of libraries."""
+    """Import statements by pages: the program's own, also those that others left little to copy; or if there
+    are none, those of libraries, of which many load nothing new."""
     all_, own = Counter[str](), Counter[str]()
     for stack, pages in by_stack.items():
         if line := line_of(stack, names):
             all_[line] += pages
             own[line] += 0 if is_installed(statement(stack).file) else pages
-    return +own or all_
+    least = PART * sum(by_stack.values())
+    return +own or Counter({line: pages for line, pages in all_.items() if pages >= least})
 
 
 def line_of(stack: Stack, names: Names) -> str:

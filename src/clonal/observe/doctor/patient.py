@@ -46,6 +46,6 @@ def look(pid: int) -> Patient:
     readings = {each.member.pid: each for each in taken.readings}
     if not any(each.entries for each in readings.values()):
         raise Unreadable(pid, readings[pid].problem)
-    words = [word for each in readings.values() for word in each.member.command.split()]
+    words = [word for each in readings.values() for word in (each.member.name, *each.member.command.split())]
     files = {vma.path for vma in readings[pid].vmas if vma.path.startswith("/")}
     return Patient(pid, taken.summary(), recognise(words, files), readings)
