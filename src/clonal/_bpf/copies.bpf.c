@@ -89,9 +89,12 @@ static void tell(__u32 kind, __u32 pid, __u32 child, __u32 flags, const struct p
     event->thread = (__u32)bpf_get_current_pid_tgid();
     if (process)
         event->fresh = process->fresh, event->lost = process->lost;
-    if (program)
+    if (program) {
+        struct mm_struct *mm = bpf_get_current_task_btf()->mm;
+        event->address = mm->start_code, event->ip = mm->end_code;
         bpf_probe_read_kernel_str(event->pool, sizeof *event - offsetof(struct event, pool),
                                   program->filename);
+    }
     bpf_ringbuf_submit(event, BPF_RB_FORCE_WAKEUP);
 }
 

@@ -38,8 +38,8 @@ struct frame {
 
 /* One copy, with raw evidence of what was about to be written; or a turn in a process's life. */
 struct event {
-    __u64 time; /* CLOCK_MONOTONIC, ns */
-    __u64 address;
+    __u64 time;    /* CLOCK_MONOTONIC, ns */
+    __u64 address; /* of an exec: where the program's code begins, and where it ends */
     __u64 ip;
     __u32 kind;
     __u32 pid; /* whose memory it is */

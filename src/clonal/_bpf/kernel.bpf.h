@@ -35,7 +35,10 @@ struct signal_struct {
     struct atomic_counter live;
 } KERNEL;
 
-struct mm_struct;
+struct mm_struct {
+    unsigned long start_code, end_code;
+} KERNEL;
+
 struct page;
 struct file;
 

@@ -15,6 +15,7 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")  # sh_name, sh_type, sh_flags, sh_addr, 
 _SYMBOL = np.dtype(
     [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2"), ("value", "<u8"), ("size", "<u8")]
 )
+_EXECUTABLE = 1  # PF_X
 _LOAD, _SYMTAB, _DYNSYM = 1, 2, 11
 _OBJECT, _FUNC, _IFUNC = 1, 2, 10
 MOST = 256 << 20  # bytes of a table that are read
@@ -26,6 +27,7 @@ class Segment(NamedTuple):
     offset: int
     address: int
     size: int
+    code: bool
 
 
 class Symbols:
@@ -80,7 +82,11 @@ def _segments(file: Any, offset: int, size: int, count: int) -> list[Segment]:
     file.seek(offset)
     table = file.read(size * count)
     each = [_SEGMENT.unpack_from(table, at * size) for at in range(len(table) // size if size else 0)]
-    return [Segment(at, address, length) for kind, _, at, address, _, length, _, _ in each if kind == _LOAD]
+    return [
+        Segment(at, address, length, bool(flags & _EXECUTABLE))
+        for kind, flags, at, address, _, length, _, _ in each
+        if kind == _LOAD
+    ]
 
 
 def _sections(file: Any, offset: int, size: int, count: int) -> list[tuple[int, ...]]:

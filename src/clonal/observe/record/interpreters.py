@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from clonal.kernel.procfs import Vma, parse_maps
+from clonal.kernel.procfs import PAGE, Vma, parse_maps
 from clonal.observe.record.elf import Symbols
 from clonal.observe.record.layout import layout_of, spelled
 from clonal.observe.record.remote import Memory, Objects
@@ -42,6 +42,19 @@ class Files:
         table = self.symbols(pids, vma)
         at = table.address(address - vma.start + vma.offset) if table else None
         return table.at(at) if table and at is not None else ""
+
+    def program(self, path: str, start: int, end: int) -> Vma | None:
+        """The mapping of a program's code that was executed, by where the kernel says that it begins and ends
+        (fs/binfmt_elf.c start_code)."""
+        found = _first([path])
+        code = next((segment for segment in found.segments if segment.code), None) if found else None
+        if code is None:
+            return None
+        made = os.stat(path)
+        dev = f"{os.major(made.st_dev):02x}:{os.minor(made.st_dev):02x}"
+        self._tables[dev, made.st_ino] = found
+        first, offset = start // PAGE * PAGE, code.offset // PAGE * PAGE
+        return Vma(first, -(-end // PAGE) * PAGE, "r-xp", offset, dev, made.st_ino, path)
 
     def interpreter(self, pid: int, vmas: Sequence[Vma]) -> Interpreter | None:
         """The one that this process has mapped, None if there is none, or none that is known."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clonal.observe.record.events import EVENT, Events, Happened, State, Told
+from clonal.observe.record.facts import command_line, living
 from clonal.observe.record.file import Writer
 from clonal.observe.record.interpreters import Files
-from clonal.observe.record.tracked import Image, Tracked, command_line, executed, living, split
+from clonal.observe.record.tracked import Image, Tracked, file_name, split
 
 if TYPE_CHECKING:
     from clonal._bpf import Program
@@ -88,15 +89,14 @@ class Tracer:
                     self.processes[pid].image.saw(events[row], frames[row])
             elif flags & Told.VFORKED:  # the child had borrowed its parent's memory
                 if kind == Happened.EXEC:
-                    self._new(pid, 0, 0).argv = command_line(pid) or [executed(events[row])]
+                    self._exec(pid, events[row])
             else:
                 before = _cut(copies, pid, row)
                 self._copies(pid, events, before, frames, gone=True)
-                counts = int(events["fresh"][row]), int(events["lost"][row])
                 if kind == Happened.EXIT:
-                    self._exit(pid, happened, *counts)
+                    self._exit(pid, happened, int(events["fresh"][row]), int(events["lost"][row]))
                 else:
-                    self._exec(pid, happened, *counts, command_line(pid) or [executed(events[row])])
+                    self._exec(pid, events[row])
         for pid, rows in copies.items():
             self._copies(pid, events, rows, frames, gone=False)
 
@@ -124,12 +124,15 @@ class Tracer:
         parent.begins(self.writer, happened, child=made)
         made.begins(self.writer, happened, parent)
 
-    def _exec(self, pid: int, happened: int, fresh: int, lost: int, argv: list[str]) -> None:
-        process = self.processes.get(pid)
+    def _exec(self, pid: int, event: Events) -> None:
+        process, name = self.processes.get(pid), file_name(event)
+        argv = command_line(pid) or [name]
         if process is not None:
+            happened, fresh, lost = (int(event[field]) for field in ("time", "fresh", "lost"))
             process.ends(self.writer, happened, fresh, lost, argv)
             self._leave(process)
-        self._new(pid, process.parent if process else 0, 0).argv = argv
+        made = self._new(pid, process.parent if process else 0, 0)
+        made.executed(argv, self._files.program(name, int(event["address"]), int(event["ip"])))
 
     def _exit(self, pid: int, happened: int, fresh: int, lost: int) -> None:
         process = self.processes.pop(pid, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
 
@@ -13,9 +12,9 @@ import numpy.typing as npt
 from clonal.kernel import procfs
 from clonal.kernel.procfs import PAGE, Vma
 from clonal.observe.analyse import OUTCOMES
-from clonal.observe.pages import EXCLUSIVE, FILE, SWAPPED, ZERO, pages
 from clonal.observe.record.events import FAULT, FRAME, TEXTS, Events, Told
 from clonal.observe.record.evidence import DATA, INTERPRETER, Verdict, judge
+from clonal.observe.record.facts import anonymous_pages, command_line, common, shared_pages
 from clonal.observe.record.file import RECORD, Kind, Writer
 from clonal.observe.record.interpreters import Files, Interpreter, mappings
 from clonal.observe.record.remote import Memory, Objects, Seen, Shape
@@ -94,11 +93,17 @@ class Tracked:
     def look(self, parent: Tracked | None = None) -> None:
         """At its mappings, as they are now."""
         text, vmas = mappings(self.pid) if self._text == "" else self._changed()
-        if not text and parent is not None:
+        if not vmas and not self._text and parent is not None:
             text, vmas = parent._text, parent._vmas
-        if text and text != self._text:
+        if vmas:
             self._text, self._vmas = text, vmas
             self._starts = np.array([vma.start for vma in vmas], np.uint64)
+
+    def executed(self, argv: list[str], program: Vma | None) -> None:
+        """It runs this program, of which only the code's mapping may be known yet."""
+        self.argv = argv
+        if program is not None:
+            self._vmas, self._starts = [program], np.array([program.start], np.uint64)
 
     def _changed(self) -> tuple[str, list[Vma]]:
         try:
@@ -311,64 +316,8 @@ def split(events: Events, frames: bytes) -> list[bytes]:
     return [frames[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def command_line(pid: int) -> list[str]:
-    """The program and its arguments, as it was executed; [] if it has ended."""
-    try:
-        words = procfs.read("cmdline", pid).split(b"\0")[:-1]
-    except OSError:
-        return []
-    return [os.fsdecode(word) for word in words]
-
-
-def common(mine: list[Vma], theirs: list[Vma]) -> list[tuple[int, int]]:
-    """Private mappings of files that both have: one that was made after the fork only one has."""
-    if not theirs:
-        theirs = mine
-    places: dict[tuple[str, int, int], list[Vma]] = {}
-    for vma in theirs:
-        places.setdefault((vma.dev, vma.inode, vma.start - vma.offset), []).append(vma)
-    return [
-        (max(vma.start, other.start), min(vma.end, other.end))
-        for vma in mine
-        if vma.private and vma.inode
-        for other in places.get((vma.dev, vma.inode, vma.start - vma.offset), [])
-        if other.start < vma.end and vma.start < other.end
-    ]
-
-
-def executed(event: Events) -> str:
-    """The program's name, of an event that tells so."""
+def file_name(event: Events) -> str:
+    """Of an event that tells what is executed."""
     return os.fsdecode(event["pool"].tobytes() + event["block"].tobytes() + event["at"].tobytes()).partition(
         "\0"
     )[0]
-
-
-def anonymous_pages(pid: int) -> int:
-    """In memory: after a fork they are shared, all of them (mm/memory.c copy_present_ptes)."""
-    try:
-        return procfs.status(pid).size("RssAnon") // PAGE
-    except OSError:
-        return 0
-
-
-def shared_pages(pid: int) -> tuple[int, int]:
-    """Anonymous pages that it shares, and those that are its own."""
-    try:
-        flags = pages(pid).flags
-    except OSError:
-        return 0, 0
-    anonymous = flags[flags & (FILE | SWAPPED | ZERO) == 0]
-    own = int(np.count_nonzero(anonymous & EXCLUSIVE))
-    return len(anonymous) - own, own
-
-
-def living(pids: Iterable[int]) -> list[int]:
-    """Those that have not ended."""
-    found = []
-    for pid in pids:
-        try:
-            if procfs.stat(pid).state not in "ZX":
-                found.append(pid)
-        except OSError:
-            continue
-    return found
