@@ -14,6 +14,7 @@ from clonal.kernel.probe import KERNEL
 from clonal.observe.doctor import objects
 from tests.integration.sharing_fixtures import running
 
+pytestmark = pytest.mark.newest
 Captured = pytest.CaptureFixture[str]
 MIB = 1 << 20
 needs_huge_pages = pytest.mark.skipif(

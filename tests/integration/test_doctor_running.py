@@ -19,7 +19,7 @@ from clonal.kernel.memory import ForkCharge
 from clonal.observe import reading
 from clonal.observe.doctor import examine, inherited, limits, objects
 from clonal.observe.doctor.finding import NAMES, Finding, ranked
-from clonal.observe.doctor.framework import Framework, before_fork, recognise
+from clonal.observe.doctor.framework import Framework, before_fork, in_child, recognise
 from clonal.observe.doctor.patient import Patient, look
 from tests.integration.sharing_fixtures import PRELUDE, running
 from tests.support import run_script
@@ -199,7 +199,12 @@ def test_a_framework_is_recognised(words: list[str], files: list[str], framework
     assert recognise(words, files) is framework
     remedy = before_fork(framework, "clonal", "clonal.freeze()")
     assert "clonal.freeze()" in " ".join(remedy.lines)
-    compile("\n".join(remedy.lines), "remedy", "exec")
+    for each in (
+        remedy,
+        in_child(framework, "os.closerange(3, 9)", "os"),
+        in_child(framework, "start_threads()"),
+    ):
+        compile("\n".join(each.lines).replace("…", "data"), "remedy", "exec")
 
 
 @pytest.mark.parametrize(

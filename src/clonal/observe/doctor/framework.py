@@ -64,8 +64,27 @@ def before_fork(framework: Framework, module: str, call: str) -> Remedy:
     return Remedy(_PLACES[framework], (f"import {module}", call))
 
 
+def in_child(framework: Framework, call: str, module: str = "") -> Remedy:
+    """A call that each forked process is to make first."""
+    needs = (f"import {module}",) if module else ()
+    if framework is Framework.GUNICORN:
+        return Remedy(CONFIGURATION, (*needs, f"def post_fork(server, worker): {call}"))
+    if framework is Framework.CELERY:
+        # celery/concurrency/prefork.py: process_initializer sends it in each process of the pool
+        begun = "; ".join((*needs, "from celery.signals import worker_process_init"))
+        lines = (begun, f"worker_process_init.connect(lambda **_: {call}, weak=False)")
+        return Remedy("in the module that makes the Celery app", lines)
+    if framework is Framework.LOADER:
+        return Remedy(
+            "where the DataLoader is made", (*needs, f"DataLoader(…, worker_init_fn=lambda _: {call})")
+        )
+    return Remedy("first in the child", (*needs, call))
+
+
 def at_start(framework: Framework, lines: Sequence[str]) -> Remedy:
     """Lines that are to run in the parent."""
     if framework is Framework.GUNICORN:
         return Remedy("at the top of the application's module, with preload_app", tuple(lines))
+    if framework is Framework.CELERY:
+        return Remedy("at the top of the module that makes the Celery app", tuple(lines))
     return Remedy("at the top of the program", tuple(lines))

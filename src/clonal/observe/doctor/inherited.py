@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from clonal.kernel import procfs
 from clonal.observe.doctor.finding import Fact, Finding, Remedy
-from clonal.observe.doctor.framework import CONFIGURATION, Framework
+from clonal.observe.doctor.framework import Framework, in_child
 from clonal.observe.doctor.patient import Patient
 
 DESCRIPTORS = 64  # fewer are not worth a line
@@ -36,8 +36,8 @@ def threads(patient: Patient) -> Iterator[Finding]:
 
 
 def _after_fork(framework: Framework) -> Remedy:
-    if framework is Framework.GUNICORN:
-        return Remedy(CONFIGURATION, ("def post_fork(server, worker): start_threads()",))
+    if framework in (Framework.GUNICORN, Framework.CELERY, Framework.LOADER):
+        return in_child(framework, "start_threads()")
     if framework is Framework.MULTIPROCESSING:
         lines = ("import multiprocessing", 'multiprocessing.set_start_method("forkserver")')
         return Remedy("at the top of the main module", lines)
@@ -77,7 +77,7 @@ def descriptors(patient: Patient) -> Iterator[Finding]:
              f"{last - first + 1} of them from {first} to {last}", f"/proc/{most}/fd"),
         Fact(f"{total} in {len(found)} forked processes", "/proc/PID/fd"),
     )  # fmt: skip
-    remedy = Remedy("first in the child", ("import os", f"os.closerange({first}, {last + 1})"))
+    remedy = in_child(patient.framework, f"os.closerange({first}, {last + 1})", "os")
     yield Finding("descriptors", evidence, remedy, None, f"{last - first + 1} descriptors less in a child")
 
 

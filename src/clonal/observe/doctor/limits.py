@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from clonal.kernel import cgroup, memory, procfs
 from clonal.kernel.headroom import SYS_ADMIN
 from clonal.observe.doctor.finding import Fact, Finding, Remedy
-from clonal.observe.doctor.framework import CONFIGURATION, Framework
+from clonal.observe.doctor.framework import Framework, in_child
 from clonal.observe.doctor.patient import Patient
 from clonal.report.words import share, size
 
@@ -101,7 +101,4 @@ def _score(pid: int) -> int:
 
 
 def _raised(framework: Framework) -> Remedy:
-    line = 'open("/proc/self/oom_score_adj", "w").write("500")'
-    if framework is Framework.GUNICORN:
-        return Remedy(CONFIGURATION, (f"def post_fork(server, worker): {line}",))
-    return Remedy("first in the child", (line,))
+    return in_child(framework, 'open("/proc/self/oom_score_adj", "w").write("500")')
