@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/perf_event.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -154,19 +155,30 @@ static void enable(void)
         ioctl(clonal_trap.event[i], PERF_EVENT_IOC_ENABLE, 0);
 }
 
+bool trap_is_ours(int fd, const char *what)
+{
+    char name[64], target[64] = {0};
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    return fd >= 0 && readlink(name, target, sizeof target - 1) > 0 && strstr(target, what);
+}
+
+void trap_let_go(int fd, const char *what)
+{
+    if (trap_is_ours(fd, what))
+        close(fd);
+}
+
 static void close_events(void)
 {
     for (int i = 0; i < clonal_trap.events; i++)
-        close(clonal_trap.event[i]);
+        trap_let_go(clonal_trap.event[i], "[perf_event]");
     clonal_trap.events = 0;
 }
 
 static void forget_pages(void)
 {
-    if (clonal_trap.pagemap >= 0)
-        close(clonal_trap.pagemap);
-    if (clonal_trap.memory >= 0)
-        close(clonal_trap.memory);
+    trap_let_go(clonal_trap.pagemap, "/pagemap");
+    trap_let_go(clonal_trap.memory, "/mem");
     clonal_trap.pagemap = clonal_trap.memory = -1;
     if (clonal_trap.owner == getpid()) /* a child has none of it mapped */
         trap_forget(&clonal_trap.inherited);
@@ -254,6 +266,12 @@ static PyObject *trap_start(PyObject *module, PyObject *args)
                          clonal_trap.watch_refused ? clonal_trap.watch_refused : EBUSY);
 }
 
+bool trap_is_whole(void)
+{
+    return trap_is_ours(clonal_trap.pagemap, "/pagemap") &&
+           (!clonal_trap.events || trap_is_ours(clonal_trap.event[0], "[perf_event]"));
+}
+
 void clonal_trap_close(bool ends)
 {
     if (clonal_trap.owner != getpid())
@@ -269,10 +287,17 @@ static PyObject *trap_forked(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
     struct inherited *all = &clonal_trap.inherited;
-    if (clonal_trap.owner != getpid() || !all->later || all->generation == LAST)
+    if (clonal_trap.owner != getpid() || !all->later || all->generation == LAST || !trap_is_whole())
         Py_RETURN_FALSE;
     all->generation++;
     Py_RETURN_TRUE;
+}
+
+/* trap_whole() -> whether all has been noted until now; the program may have closed what that needs. */
+static PyObject *trap_whole(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyBool_FromLong(clonal_trap.owner != getpid() || trap_is_whole());
 }
 
 /* trap_depth() -> how many frames of a stack are noted at most, from the innermost. */
@@ -293,9 +318,7 @@ static PyObject *trap_probe(PyObject *module, PyObject *unused)
 }
 
 PyMethodDef clonal_trap_methods[] = {
-    {"trap_depth", trap_depth, METH_NOARGS, NULL},
-    {"trap_probe", trap_probe, METH_NOARGS, NULL},
-    {"trap_start", trap_start, METH_VARARGS, NULL},
-    {"trap_forked", trap_forked, METH_NOARGS, NULL},
-    {NULL, NULL, 0, NULL},
+    {"trap_depth", trap_depth, METH_NOARGS, NULL},  {"trap_probe", trap_probe, METH_NOARGS, NULL},
+    {"trap_start", trap_start, METH_VARARGS, NULL}, {"trap_forked", trap_forked, METH_NOARGS, NULL},
+    {"trap_whole", trap_whole, METH_NOARGS, NULL},  {NULL, NULL, 0, NULL},
 };

@@ -205,8 +205,8 @@ static PyObject *trap_rest(PyObject *module, PyObject *unused)
     (void)module, (void)unused;
     PyObject *records = PyByteArray_FromStringAndSize(NULL, 0);
     const struct inherited *all = &clonal_trap.inherited;
-    bool watched = clonal_trap.owner == getpid() && trap_watched();
-    for (uint32_t i = 0; records && clonal_trap.owner == getpid() && i < all->count; i++)
+    bool here = clonal_trap.owner == getpid() && trap_is_whole(), watched = here && trap_watched();
+    for (uint32_t i = 0; records && here && i < all->count; i++)
         if (!append_run(records, all, &all->runs[i], watched))
             Py_CLEAR(records);
     PyObject *found = records ? PyBytes_FromObject(records) : NULL;

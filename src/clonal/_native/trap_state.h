@@ -29,6 +29,16 @@ struct ring *trap_new_ring(void); /* trap_keep.c; NULL where there is no memory 
  * watched faster than can be done here. */
 void clonal_trap_close(bool ends);
 
+/* Whether a descriptor still is what was opened under its number: /proc/self/fd says so. A program may close
+ * all that it finds, as daemons do, and open others. */
+bool trap_is_ours(int fd, const char *what);
+
+/* Closes it then. */
+void trap_let_go(int fd, const char *what);
+
+/* Whether the recording of this process still has its descriptors. */
+bool trap_is_whole(void);
+
 /* trap_watch.c */
 void trap_watch_open(void);
 void trap_watch_close(void);

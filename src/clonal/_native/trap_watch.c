@@ -87,7 +87,7 @@ void trap_watch_close(void)
         return;
     if (clonal_trap.owner == getpid())
         munmap((void *)(clonal_trap.sentinel * 4096), 4096);
-    close(clonal_trap.watch);
+    trap_let_go(clonal_trap.watch, "[userfaultfd]");
     clonal_trap.watch = -1;
 }
 

@@ -48,6 +48,7 @@ class Process:
     executes: list[str] = field(default_factory=list)  # the program it ran in its place, and its arguments
     unwatched: int = 0  # pages of which the kernel does not tell what it writes to them in system calls
     unwatched_why: int = 0  # the errno
+    whole: bool = True  # False: it closed the recording's descriptors, or opened others in their place
     spawned: bool = False  # by subprocess, which executes where nothing can be written out any more
 
 
@@ -142,6 +143,7 @@ def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None
     elif chunk.kind is Kind.END and chunk.pid in found.processes:
         found.processes[chunk.pid].ended = data["time"]
         found.processes[chunk.pid].lost += data["dropped"]
+        found.processes[chunk.pid].whole &= data.get("whole", True)
         found.processes[chunk.pid].executes = data.get("executes") or found.processes[chunk.pid].executes
     elif chunk.kind is Kind.FAULTS:
         context = contexts.setdefault(chunk.pid, _Context(found))

@@ -79,9 +79,11 @@ class Writer:
         self.path, self.limit = path, limit
         self.dropped = 0
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = _identity(os.fstat(self._fd))
 
     def write(self, kind: Kind, data: dict[str, Any], records: bytes = b"", pid: int | None = None) -> None:
         """Raises OSError."""
+        self._find()
         text = json.dumps(data, separators=(",", ":")).encode()
         if records and (self.dropped or self._length() + len(text) + len(records) > self.limit):
             self.dropped += len(records) // RECORD
@@ -90,11 +92,26 @@ class Writer:
         if os.write(self._fd, chunk) < len(chunk):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def _find(self) -> None:
+        """Opens the file again where the program has closed its descriptor, as daemons close all that they
+        find: what is open under that number then is none of ours."""
+        try:
+            if _identity(os.fstat(self._fd)) == self._file:
+                return
+        except OSError:
+            pass
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._file = _identity(os.fstat(self._fd))
+
     def _length(self) -> int:
         return os.fstat(self._fd).st_size
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 class Reader:

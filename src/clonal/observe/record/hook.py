@@ -50,6 +50,7 @@ class Recorder:
         self._symbols: dict[int, Any] = {}
         self._maps = ""
         self._written = 0  # faults, of this process
+        self._whole = True  # it has not closed what the recording needs
         self._look, self._looked_at = 0.0, 0.0
 
     def install(self) -> None:
@@ -69,7 +70,7 @@ class Recorder:
         self.recording = False
         caller = sys._getframe().f_back
         self.spawned = caller is not None and caller.f_code.co_name == SPAWNS
-        self._symbols, self._maps, self._written, self._look = {}, "", 0, 0.0
+        self._symbols, self._maps, self._written, self._whole, self._look = {}, "", 0, True, 0.0
         self.writer.dropped = 0
         self.start()
 
@@ -84,6 +85,7 @@ class Recorder:
             rest = _native.trap_rest()  # first: what this does itself is not to be in it
             self.drain()
             self._write_rest(rest)
+            self._whole &= _native.trap_whole()
         self.start()
 
     def start(self) -> None:
@@ -166,9 +168,11 @@ class Recorder:
             rest = _native.trap_rest()
             self.drain()
             self._write_rest(rest)
+            whole = self._whole and _native.trap_whole()
             _native.trap_stop(ends)
             self.recording = False
-            self._write(Kind.END, {"time": time.monotonic_ns(), "dropped": self.writer.dropped})
+            facts = {"time": time.monotonic_ns(), "dropped": self.writer.dropped, "whole": whole}
+            self._write(Kind.END, facts)
 
     def exit(self, status: int) -> None:
         """os._exit, which runs no exit functions."""

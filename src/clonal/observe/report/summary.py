@@ -93,6 +93,8 @@ def shortcomings(recording: Recording) -> Iterator[str]:
         why = "too many at once, or --limit was reached"
         yield f"{counted(lost, 'fault')} found no room and are missing: {why}."
     yield from _unwatched(recording)
+    for pid in [process.pid for process in recording.processes.values() if not process.whole][:3]:
+        yield f"Process {pid} closed the recording's descriptors: what it copied after that is missing."
     failed = [process for process in recording.processes.values() if process.failed]
     for process in failed[:3]:
         yield f"Process {process.pid} could not be recorded: {process.failed}"
