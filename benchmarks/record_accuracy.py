@@ -23,6 +23,8 @@ import numpy.typing as npt
 
 from clonal.kernel import procfs
 from clonal.observe.analyse import KERNEL, Copy, load
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.support import Interpreter, ordinary_interpreter
 
 WORKS = Path(__file__).with_name("record_works.py")
