@@ -102,7 +102,7 @@ def test_huge_pages_that_a_child_splits(capsys: Captured) -> None:
     with running(SPLIT) as facts:
         [found] = doctor(capsys, facts["pid"])
     assert found["finding"] == "split-pages" and "has split 260" in found["evidence"][1]["text"]
-    assert found["gain"].startswith("first touches of a child")
+    assert found["gain"].startswith("first writes of a child")
     with running(treated(SPLIT, found)) as facts:
         assert doctor(capsys, facts["pid"]) == []
 

@@ -10,7 +10,7 @@ from clonal.kernel.procfs import Smap
 from clonal.observe.doctor.finding import WORTH, Fact, Finding, Remedy
 from clonal.observe.doctor.framework import before_fork
 from clonal.observe.doctor.patient import Patient
-from clonal.observe.doctor.predicted import measured, outlook
+from clonal.observe.doctor.predicted import first_writes, measured, outlook
 from clonal.plan.server import HUGE
 from clonal.report.words import size
 
@@ -50,11 +50,6 @@ def split_pages(patient: Patient) -> Iterator[Finding]:
     most = max(split, key=lambda pid: split[pid], default=None)
     if most is None or sum(split.values()) < SPLIT * HUGE * len(split):
         return
-    parent = next(mother for mother, child in patient.forked if child.pid == most)
-    server = measured(parent.pid)
-    if server is None or not server.heap:
-        return
-    found = outlook(server, written=split[most] / HUGE / server.heap_pages)
     evidence = (
         Fact(f"{size(sum(split.values()))} that are huge pages in the parent are small ones in "
              f"{len(split)} forked processes", "AnonHugePages, ShmemPmdMapped of /proc/PID/smaps"),
@@ -62,7 +57,7 @@ def split_pages(patient: Patient) -> Iterator[Finding]:
         _setting(),
     )  # fmt: skip
     remedy = before_fork(patient.framework, "clonal", "clonal.freeze()")
-    yield Finding("split-pages", evidence, remedy, None, found.touches())
+    yield Finding("split-pages", evidence, remedy, None, first_writes(split[most] // HUGE))
 
 
 def collapsed_pages(patient: Patient) -> Iterator[Finding]:

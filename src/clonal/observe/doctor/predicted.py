@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from clonal.kernel.procfs import PAGE
+from clonal.model.strategies import Work
 from clonal.plan import store
 from clonal.plan.costs import DEFAULT, BadCosts, Costs
 from clonal.plan.question import Fleet
@@ -40,19 +41,24 @@ class Outlook:
     def forks(self) -> str:
         return _told("one fork", self.now.stall, self.frozen.stall, self.costs)
 
-    def touches(self) -> str:
-        return _told("first touches of a child", self.now.touch, self.frozen.touch, self.costs)
-
 
 def _told(what: str, before: float, after: float, prices: Costs) -> str:
     return f"{what} {duration(before)} → {duration(after)}, by clonal plan ({prices.origin.kind} costs)"
 
 
-def outlook(server: Server, written: float = 0.0, read: float = 0.0) -> Outlook:
-    """`written`, `read`: shares of the heap."""
-    fleet, prices = Fleet(written=min(1.0, written), read=min(1.0, read)), costs()
+def outlook(server: Server) -> Outlook:
+    """Of a child that touches nothing of the heap."""
+    fleet, prices = Fleet(written=0.0, read=0.0), costs()
     now = way("image" if server.image else "cow", server, fleet, prices)
     return Outlook(now, way("image", replace(server.thawed, huge_image=True), fleet, prices), prices)
+
+
+def first_writes(pages: int) -> str:
+    """The first write to each of so many huge pages that are shared, and to as many pages of an image."""
+    prices = costs()
+    work = Work(faults=pages, copied=pages)
+    before = prices.price(work._replace(split=pages), prices.copy)
+    return _told("first writes of a child", before, prices.price(work, prices.copy_file), prices)
 
 
 def borrowed(shared: int) -> str:
