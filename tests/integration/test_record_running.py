@@ -9,13 +9,15 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from clonal.observe.analyse import Recording, load
-from clonal.observe.record import bpf
+from clonal.observe.family import Member
+from clonal.observe.family import family as members
+from clonal.observe.record import bpf, following, outside, running
 from clonal.observe.record.trap import CannotRecord
 from tests import observed_family
 from tests.clone_work import until
@@ -153,6 +155,26 @@ def test_recording_ends_with_the_family(tmp_path: Path) -> None:
     found = load(path)
     assert process.returncode == 0
     assert all(each.ended is not None for each in found.processes.values())
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("backend", [pytest.param("bpf", marks=needs_bpf), "snapshot"])
+def test_a_family_that_ends_while_it_is_looked_for_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    path = tmp_path / "r.rec"
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+    def ends(pid: int, without: Sequence[int] = ()) -> list[Member]:
+        found = members(pid, without)
+        process.kill()
+        process.communicate()
+        return found
+
+    monkeypatch.setattr(following, "family", ends)
+    monkeypatch.setattr(outside, "family", ends)
+    running.record_running([process.pid], path, backend=backend)
+    assert load(path).status == 0
 
 
 @needs_bpf
