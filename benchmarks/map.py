@@ -12,10 +12,10 @@ import argparse
 import mmap
 import os
 import statistics
-import sys
 import time
 
-from clonal.kernel.machine import busy, machine, sentence
+import where
+
 from clonal.observe.sharing import FamilySharing, sharing
 from clonal.report.words import parse_size
 
@@ -77,9 +77,7 @@ def main() -> None:
         f"by {found.method}: {min(times):.2f} s at best, "
         f"{statistics.median(times):.2f} s in the middle of {len(times)}"
     )
-    print(sentence(machine()))
-    if (why := busy()) is not None:
-        print(f"warning: {why}", file=sys.stderr)
+    where.tell()
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ import termios
 import threading
 import time
 
+import where
+
 from clonal.kernel import procfs
-from clonal.kernel.machine import busy, machine, sentence
 from clonal.report.words import parse_size, share, size
 
 PAGE = mmap.PAGESIZE
@@ -120,9 +121,7 @@ def main() -> None:
         f"{share(used / passed)} of one core in {passed:.0f} s; "
         f"{drawn[0] / passed / 1e3:.1f} kB drawn a second"
     )
-    print(sentence(machine()))
-    if (why := busy()) is not None:
-        print(f"warning: {why}", file=sys.stderr)
+    where.tell()
 
 
 if __name__ == "__main__":

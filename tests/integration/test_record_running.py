@@ -17,10 +17,10 @@ import pytest
 from clonal.observe.analyse import Recording, load
 from clonal.observe.family import Member
 from clonal.observe.family import family as members
-from clonal.observe.record import bpf, following, outside, running
-from clonal.observe.record.trap import CannotRecord
+from clonal.observe.record import following, outside, running
 from tests import observed_family
 from tests.clone_work import until
+from tests.integration.test_record_bpf import needs_bpf
 from tests.pythons import pythons
 from tests.support import IS_ROOT, run_script
 
@@ -29,17 +29,6 @@ RECORD = [sys.executable, "-m", "clonal.cli.main", "record"]
 WORKERS = 3
 
 
-def refusal() -> str | None:
-    """Why eBPF cannot record here."""
-    try:
-        bpf.require()
-    except CannotRecord as error:
-        return str(error)
-    return None
-
-
-WHY = refusal()
-needs_bpf = pytest.mark.skipif(WHY is not None, reason=str(WHY))
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="frame numbers are shown to root only")
 
 

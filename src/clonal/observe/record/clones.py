@@ -11,10 +11,9 @@ import sys
 import time
 import warnings
 
-from clonal import _native
 from clonal.clone import hooks
-from clonal.kernel.machine import machine
 from clonal.observe.record import hook, trap
+from clonal.observe.record.beginning import beginning
 from clonal.observe.record.file import LIMIT, Kind
 
 LOST = "{}; pages are counted at the end of each clone, without lines, causes and types"
@@ -28,11 +27,7 @@ class Recorder(hook.Recorder):
         self.traps = traps
         self._template = os.getpid()
         backend = "sigtrap" if traps else "snapshot"
-        facts = {"command": [sys.executable, *sys.argv], "machine": machine(), "backend": backend}
-        depth = {"depth": _native.trap_depth()}
-        self.writer.write(
-            Kind.BEGIN, facts | depth | {"time": time.monotonic_ns(), "wall": time.time()}, pid=0
-        )
+        self.writer.write(Kind.BEGIN, beginning([sys.executable, *sys.argv], backend), pid=0)
 
     def finish(self, ends: bool = True) -> None:
         super().finish(ends)

@@ -7,7 +7,8 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from clonal.kernel.procfs import PAGE, Vma, parse_maps
+from clonal.kernel import procfs
+from clonal.kernel.procfs import PAGE, Vma
 from clonal.observe.record.elf import Symbols
 from clonal.observe.record.layout import layout_of, spelled
 from clonal.observe.record.remote import Memory, Objects
@@ -109,11 +110,11 @@ def _made(pid: int, at: dict[str, int]) -> Interpreter | None:
     return Interpreter(spelled(version), layout.packed(at[RUNTIME]), objects)
 
 
-def mappings(pid: int) -> tuple[str, list[Vma]]:
-    """/proc/PID/maps as text, and parsed; empty if the process has ended."""
+def mappings(pid: int, known: str = "") -> tuple[str, list[Vma]]:
+    """/proc/PID/maps as text, and parsed; empty if the process has ended, or they are as `known`."""
     try:
-        with open(f"/proc/{pid}/maps", "rb") as file:
-            content = file.read()
+        content = procfs.read("maps", pid)
     except OSError:
         return "", []
-    return content.decode("utf-8", "replace"), parse_maps(content)
+    text = content.decode("utf-8", "replace")
+    return ("", []) if text == known else (text, procfs.parse_maps(content))

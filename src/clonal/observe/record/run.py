@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import clonal
-from clonal import _native
 from clonal.errors import Error
-from clonal.kernel.machine import machine
 from clonal.observe.record import hook
+from clonal.observe.record.beginning import beginning
 from clonal.observe.record.file import LIMIT, Kind, Writer
 from clonal.observe.record.keeper import Keeper
 
@@ -55,24 +54,14 @@ def record(command: Sequence[str], path: Path, limit: int = LIMIT, backend: str 
 def begun(command: Sequence[str], path: Path, limit: int, backend: str, pids: Sequence[int] = ()) -> Writer:
     """The recording with its beginning, in place of one of this name. `pids`: that ran already. Raises
     CannotBegin."""
-    facts: dict[str, object] = {"command": list(command), "machine": machine(), "backend": backend}
-    facts |= {"pids": list(pids), "depth": depth(backend)}
+    facts = beginning(command, backend, pids)
     try:
         path.unlink(missing_ok=True)
         writer = Writer(str(path), limit)
-        writer.write(Kind.BEGIN, facts | {"time": time.monotonic_ns(), "wall": time.time()}, pid=0)
+        writer.write(Kind.BEGIN, facts, pid=0)
     except OSError as error:
         raise CannotBegin(str(path), f"{error.strerror}; give another file with -o") from None
     return writer
-
-
-def depth(backend: str) -> int:
-    """How many frames of a stack it notes at most."""
-    if backend != "bpf":
-        return _native.trap_depth()
-    from clonal import _bpf
-
-    return _bpf.DEPTH
 
 
 def _why(error: OSError) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clonal.kernel import procfs
 from clonal.kernel.procfs import PAGE, Vma
 from clonal.observe.analyse import OUTCOMES
 from clonal.observe.record.events import FAULT, FRAME, TEXTS, Events, Told
@@ -92,7 +91,7 @@ class Tracked:
 
     def look(self, parent: Tracked | None = None) -> None:
         """At its mappings, as they are now."""
-        text, vmas = mappings(self.pid) if self._text == "" else self._changed()
+        text, vmas = mappings(self.pid, self._text)
         if not vmas and not self._text and parent is not None:
             text, vmas = parent._text, parent._vmas
         if vmas:
@@ -104,14 +103,6 @@ class Tracked:
         self.argv = argv
         if program is not None:
             self._vmas, self._starts = [program], np.array([program.start], np.uint64)
-
-    def _changed(self) -> tuple[str, list[Vma]]:
-        try:
-            content = procfs.read("maps", self.pid)
-        except OSError:
-            return "", []
-        text = content.decode("utf-8", "replace")
-        return ("", []) if text == self._text else (text, procfs.parse_maps(content))
 
     def runs_as(self, other: Tracked) -> bool:
         """Whether it was forked from the other without executing a program: all is at the same place."""
