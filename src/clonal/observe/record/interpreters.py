@@ -111,9 +111,11 @@ def _made(pid: int, at: dict[str, int]) -> Interpreter | None:
 
 
 def mappings(pid: int, known: str = "") -> tuple[str, list[Vma]]:
-    """/proc/PID/maps as text, and parsed; empty if the process has ended, or they are as `known`."""
+    """/proc/PID/maps as text, and parsed; empty if the process has ended, or they are as `known`. Of one that
+    ends while it is read only a part may have come: then its program is gone, too."""
     try:
         content = procfs.read("maps", pid)
+        os.readlink(f"/proc/{pid}/exe")
     except OSError:
         return "", []
     text = content.decode("utf-8", "replace")
