@@ -146,6 +146,7 @@ def test_values_of_the_environment_are_never_shown() -> None:
     assert "s3cr3t" not in json.dumps(found)
 
 
+@pytest.mark.soak  # a figure; on a busy machine it is noise
 def test_a_million_objects_are_audited_within_a_fifth_of_a_second() -> None:
     """The best of three rounds: the machine may be busy with other things."""
     run_script("""

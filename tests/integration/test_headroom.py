@@ -6,7 +6,6 @@ Limits are hit in small cgroups, or by mappings that nothing is ever written to.
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 
@@ -240,10 +239,8 @@ def test_checks_in_between_read_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     head = Headroom(refresh=1000)
     head.check(private_bytes=4096)
     monkeypatch.setattr(memory, "meminfo", lambda: pytest.fail("read again"))
-    start = time.perf_counter()
-    for _ in range(10_000):
+    for _ in range(100):
         head.check(private_bytes=1, n=0)
-    assert (time.perf_counter() - start) / 10_000 < 50e-6
 
 
 def test_what_was_allowed_counts_until_it_shows_or_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
