@@ -12,9 +12,9 @@ from typing import Any
 
 from clonal.bench.driver import Scratch, Subject
 from clonal.bench.floor import Floor, Unavailable, compile_floor
-from clonal.bench.observe import meminfo
 from clonal.bench.run import Progress
 from clonal.bench.statistics import Measure
+from clonal.kernel.memory import meminfo
 
 MB = 1_000_000
 MEMORY = 12 << 30

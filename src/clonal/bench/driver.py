@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from clonal.bench.floor import Unavailable
 from clonal.bench.gate import Gate
-from clonal.bench.observe import page_tables, private_bytes
 from clonal.errors import Error
+from clonal.kernel import procfs
 
 PATIENCE = 300.0
 # by -c: a main module that has a file would be imported by every template and spawned child
@@ -113,7 +113,7 @@ class Subject:
         pid = self.gate.arrived(PATIENCE)
         if pid is None:
             raise self._died(f"made no child that came to the gate in {PATIENCE:.0f} s")
-        found = {"private": private_bytes(pid), "page_tables": page_tables(pid)}
+        found = {"private": procfs.private_bytes(pid), "page_tables": procfs.status(pid).size("VmPTE")}
         self.gate.open()
         self.receive()
         return found

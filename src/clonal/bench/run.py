@@ -14,13 +14,13 @@ from clonal.bench.article import run_article
 from clonal.bench.breakeven import measure_break_even
 from clonal.bench.driver import Scratch, Subject, SubjectDied
 from clonal.bench.floor import Floor, Unavailable, compile_floor
-from clonal.bench.observe import meminfo
 from clonal.bench.results import MEASURES, Results, Row, Skipped, instability
 from clonal.bench.statistics import Measure
 from clonal.bench.storms import measure_storms
 from clonal.bench.strategies import ARTICLE, FLOOR, NAMES, STRATEGIES, Strategy
 from clonal.errors import Error
 from clonal.kernel.machine import busy, machine
+from clonal.kernel.memory import meminfo
 
 ANCHOR = "fork"  # in every batch, so that what it is compared with ran beside it
 IDLE_CHILDREN = 5  # children that do nothing, per round: they are short

@@ -10,7 +10,7 @@ from typing import IO
 from clonal.bench.script.gate import Gate
 from clonal.bench.script.job import Job
 from clonal.bench.script.strategies import Strategy, Timing
-from clonal.kernel import procfs
+from clonal.kernel import memory, procfs
 from clonal.report import table
 
 WORKERS = 8
@@ -106,13 +106,7 @@ def _affordable(strategy: Strategy, job: Job, patience: float) -> int:
         batch = strategy.start([job.numbered(0, gate.name)])
         need = sum(procfs.private_bytes(pid) for pid in _gather(gate, 1, patience))
     batch.wait()
-    return max(1, min(WORKERS, int(_available() * 0.6) // max(need, 1)))
-
-
-def _available() -> int:
-    with open("/proc/meminfo", encoding="ascii") as file:
-        fields = dict(line.split(":") for line in file)
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    return max(1, min(WORKERS, int(memory.meminfo()["MemAvailable"] * 0.6) // max(need, 1)))
 
 
 def _gather(gate: Gate, count: int, patience: float) -> list[int]:

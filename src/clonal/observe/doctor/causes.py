@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 
+import numpy as np
+
 from clonal.kernel.procfs import PAGE
-from clonal.observe.doctor.copies import ALLOCATED, Copies
+from clonal.observe.doctor.copies import ALLOCATED, SOURCE, Copies, Rows
 from clonal.observe.doctor.finding import Fact, Finding, Remedy
 from clonal.observe.doctor.framework import before_fork
 from clonal.observe.doctor.predicted import less_own
+from clonal.observe.report.count import row_of
 from clonal.report.words import size
+
+OBJECTS, BUFFERS = "python objects", "large buffers"
 
 
 def reference_counts(copies: Copies) -> Iterator[Finding]:
     """Immortal objects have no counts to write (PEP 683). Code that runs writes to its own instructions: they
     are specialised (PEP 659)."""
-    found = copies.causes.get("reference count", [])
-    code = [copy for copy in found if copy.type == "code"]
-    saved = (len(found) - len(code)) * PAGE
+    found = copies.of("reference count")
+    code = sum(pages for row, pages in found.items() if row.type == "code")
+    saved = (found.total() - code) * PAGE
     if copies.enough(saved):
         remedy = before_fork(copies.framework, "clonal", "clonal.freeze()")
         evidence = [copies.amount(found, "for reference counts"), copies.top(found)]
         if code:
-            text = f"{len(code):,} of them of code, which is copied all the same: it counts how often it runs"
-            evidence.append(Fact(text, copies.source))
+            text = f"{code:,} of them of code, which is copied all the same: it counts how often it runs"
+            evidence.append(Fact(text, SOURCE))
         yield Finding("reference-counts", tuple(evidence), _on_3_12(copies, remedy), saved)
 
 
@@ -39,8 +43,8 @@ def _on_3_12(copies: Copies, remedy: Remedy) -> Remedy:
 
 def gc_headers(copies: Copies) -> Iterator[Finding]:
     """Frozen objects are in no generation (Modules/gcmodule.c: gc_freeze)."""
-    found = copies.causes.get("gc header", [])
-    saved = len(found) * PAGE
+    found = copies.of("gc header")
+    saved = found.total() * PAGE
     if copies.enough(saved):
         remedy = before_fork(copies.framework, "gc", "gc.freeze()")
         evidence = (copies.amount(found, "for headers of the collector"), copies.top(found))
@@ -49,8 +53,8 @@ def gc_headers(copies: Copies) -> Iterator[Finding]:
 
 def allocator(copies: Copies) -> Iterator[Finding]:
     """freeze() takes half-used pools out of use, so that new objects go to fresh pages."""
-    found = [copy for copy in copies.causes.get(ALLOCATED, []) if copy.category == "python objects"]
-    saved = len(found) * PAGE
+    found = copies.of(ALLOCATED, OBJECTS)
+    saved = found.total() * PAGE
     if copies.enough(saved):
         remedy = before_fork(copies.framework, "clonal", "clonal.freeze()")
         evidence = (copies.amount(found, "for headers of pools and reused blocks"), copies.top(found))
@@ -59,29 +63,44 @@ def allocator(copies: Copies) -> Iterator[Finding]:
 
 def objects(copies: Copies) -> Iterator[Finding]:
     """Snapshots of the page map have no causes."""
-    found = [copy for copy in copies.causes.get("unknown", []) if copy.category == "python objects"]
-    saved = less_own(len(found) * PAGE, copies.forked)
+    found = copies.of("unknown", OBJECTS)
+    saved = less_own(found.total() * PAGE, copies.forked)
     if copies.recording.backend == "snapshot" and copies.enough(saved):
         remedy = before_fork(copies.framework, "clonal", "clonal.freeze()")
-        most = Fact("at most so much is saved: a snapshot does not tell why they were copied", copies.source)
+        most = Fact("at most so much is saved: a snapshot does not tell why they were copied", SOURCE)
         yield Finding("objects-copied", (copies.amount(found, "of Python objects"), most), remedy, saved)
 
 
 def shared_tables(copies: Copies) -> Iterator[Finding]:
     """Pages of large buffers that several processes wrote to, each in a copy of its own."""
-    by_page: dict[int, set[int]] = defaultdict(set)
-    found = [copy for copy in copies.causes.get("data", []) if copy.category == "large buffers"]
-    for copy in found:
-        by_page[copy.address // PAGE].add(copy.pid)
-    of_several = [copy for copy in found if len(by_page[copy.address // PAGE]) > 1]
-    saved = len(of_several) * PAGE
+    of_several, table = _of_several(copies)
+    saved = of_several.total() * PAGE
     if copies.enough(saved):
-        pids = {copy.pid for copy in of_several}
-        pages = {copy.address // PAGE for copy in of_several}
+        pids = {row.pid for row in of_several}
         evidence = (
-            copies.amount(of_several, f"in large buffers, the same {len(pages):,} in {len(pids)} processes"),
+            copies.amount(of_several, f"in large buffers, the same {table:,} in {len(pids)} processes"),
             copies.top(of_several),
-            Fact(f"each of them holds up to {size(len(pages) * PAGE)} of its own", copies.source),
+            Fact(f"each of them holds up to {size(table * PAGE)} of its own", SOURCE),
         )
         lines = ("import clonal", "table = clonal.shared_array(shape, dtype)  # if all are to see one table")
         yield Finding("shared-tables", evidence, Remedy("where the table is made", lines), saved)
+
+
+def _of_several(copies: Copies) -> tuple[Rows, int]:
+    """The rows of such pages, and how many pages there are: each counts once, whoever copied it."""
+    wanted, made = copies.of("data", BUFFERS), copies.recording.copies
+    rows = {number: row for number, kind in copies.made.kinds.items() if (row := row_of(kind)) in wanted}
+    ranks = {pid: rank for rank, pid in enumerate({row.pid for row in rows.values()})}
+    rank = np.full(len(made.kinds), -1)
+    rank[list(rows)] = [ranks[row.pid] for row in rows.values()]
+    kinds = np.frombuffer(made.what, np.uint32)
+    at = np.flatnonzero(rank[kinds] >= 0)
+    pages = np.frombuffer(made.addresses, np.uint64)[at].astype(np.int64) // PAGE
+    once = np.unique(pages * len(ranks) + rank[kinds[at]]) // max(len(ranks), 1)
+    table, processes = np.unique(once, return_counts=True)
+    table = table[processes > 1]
+    found = Rows()
+    for number, count in enumerate(np.bincount(kinds[at[np.isin(pages, table)]]).tolist()):
+        if count:
+            found[rows[number]] += count
+    return found, len(table)

@@ -8,77 +8,93 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from clonal.kernel.procfs import PAGE
-from clonal.observe.analyse import Copy, Process, Recording
+from clonal.observe.analyse import Frame, Process, Recording
 from clonal.observe.doctor.finding import WORTH, Fact
 from clonal.observe.doctor.framework import Framework, recognise
+from clonal.observe.report.count import Row, Tally, tally
 from clonal.observe.report.names import Names
 from clonal.report.words import size
 
 IMPORT = "<frozen importlib"
 ALLOCATED = "allocator metadata"
+SOURCE = "recording"
+Rows = Counter[Row]  # with their pages
 
 
 @dataclass
 class Copies:
-    """`forked`: how many processes were; the lists share no copy."""
+    """`forked`: how many processes were; no row is in two of `execs`, `imports` and `causes`."""
 
-    recording: Recording
+    made: Tally
     framework: Framework
     forked: int = 0
-    all: int = 0
-    execs: list[Copy] = field(default_factory=list)
-    imports: list[Copy] = field(default_factory=list)
-    causes: dict[str, list[Copy]] = field(default_factory=dict)
+    execs: Rows = field(default_factory=Counter)
+    imports: Rows = field(default_factory=Counter)
+    causes: dict[str, Rows] = field(default_factory=dict)
+
+    @property
+    def recording(self) -> Recording:
+        return self.made.recording
 
     @functools.cached_property
     def names(self) -> Names:
-        return Names({frame.file for copy in self.recording.by_program for frame in copy.stack[:1]})
+        return Names({frame.file for row in self.made.rows for frame in row.stack[:1]})
+
+    def of(self, cause: str, category: str = "") -> Rows:
+        """Those of a cause, and a kind of memory if one is given."""
+        found = self.causes.get(cause, Rows())
+        return Rows({row: pages for row, pages in found.items() if category in ("", row.category)})
 
     def enough(self, saved: int) -> bool:
         """Whether so many bytes are worth a line."""
         return self.forked > 0 and saved >= WORTH * self.forked
 
-    def amount(self, copies: list[Copy], why: str) -> Fact:
+    def amount(self, rows: Rows, why: str) -> Fact:
         """How many of all the pages."""
-        bytes_ = len(copies) * PAGE
-        return Fact(f"{len(copies):,} of {self.all:,} pages copied ({size(bytes_)}) {why}", self.source)
+        pages = rows.total()
+        return Fact(f"{pages:,} of {self.made.copied:,} pages copied ({size(pages * PAGE)}) {why}", SOURCE)
 
-    def top(self, copies: list[Copy]) -> Fact:
+    def top(self, rows: Rows) -> Fact:
         """The line that copied most of them."""
-        frame, pages = Counter(copy.frame for copy in copies).most_common(1)[0]
-        kinds = [kind for kind, _ in Counter(copy.type for copy in copies if copy.type).most_common(3)]
-        types = f", of objects of type {', '.join(kinds)}" if kinds else ""
-        return Fact(f"{pages:,} of them at {self.names.label(frame)}{types}", self.source)
-
-    @property
-    def source(self) -> str:
-        return "recording"
+        frames, types = Counter[Frame](), Counter[str]()
+        for row, pages in rows.items():
+            frames[row.frame] += pages
+            types[row.type] += pages
+        del types[""]
+        frame, pages = frames.most_common(1)[0]
+        kinds = ", ".join(kind for kind, _ in types.most_common(3))
+        label = self.names.label(frame)
+        return Fact(
+            f"{pages:,} of them at {label}" + (f", of objects of type {kinds}" if kinds else ""), SOURCE
+        )
 
 
 def sort_out(recording: Recording) -> Copies:
     """First what a child copied that only executes, then what an import did, then by cause."""
-    files = {frame.file for copy in recording.copies for frame in copy.stack}
+    made = tally(recording)
     words = [*recording.command, *(word for each in recording.processes.values() for word in each.argv)]
-    found = Copies(recording, recognise(words, files))
+    found = Copies(made, recognise(words, made.files()))
     only = executing(recording)
     found.forked = sum(each.generation > 0 for each in recording.processes.values())
-    for copy in recording.by_program:
-        found.all += 1
-        process = recording.processes[copy.pid]
-        if copy.pid in only:
-            found.execs.append(copy)
-        elif process.generation and any(frame.file.startswith(IMPORT) for frame in copy.stack):
-            found.imports.append(copy)
+    for row, pages in made.rows.items():
+        if row.pid in only:
+            found.execs[row] = pages
+        elif recording.processes[row.pid].generation and below_import(row):
+            found.imports[row] = pages
         else:
-            found.causes.setdefault(_cause(copy), []).append(copy)
+            found.causes.setdefault(_cause(row), Rows())[row] = pages
     return found
 
 
-def _cause(copy: Copy) -> str:
+def below_import(row: Row) -> bool:
+    return any(frame.file.startswith(IMPORT) for frame in row.stack)
+
+
+def _cause(row: Row) -> str:
     """The C library knows no counts: what it writes to one begins a new object in a block that was free."""
-    if copy.cause == "reference count" and os.path.basename(copy.library).startswith(("libc.", "libc-")):
+    if row.cause == "reference count" and os.path.basename(row.library).startswith(("libc.", "libc-")):
         return ALLOCATED
-    return copy.cause
+    return row.cause
 
 
 def executing(recording: Recording) -> set[int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from clonal.kernel.procfs import PAGE
 from clonal.observe.analyse import Process
-from clonal.observe.doctor.copies import Copies, executing
+from clonal.observe.doctor.copies import SOURCE, Copies, executing
 from clonal.observe.doctor.finding import Fact, Finding, Remedy
 from clonal.observe.doctor.predicted import borrowed
 from clonal.report.table import counted
@@ -20,14 +20,14 @@ def execs(copies: Copies) -> Iterator[Finding]:
     processes = copies.recording.processes
     only = executing(copies.recording)
     children = [processes[pid] for pid in sorted(only) if processes[pid].generation]
-    saved = len(copies.execs) * PAGE
+    saved = copies.execs.total() * PAGE
     shared = max((each.shared * PAGE for each in children), default=0)
     if not children or (shared < LARGE and not copies.enough(saved)):
         return
     evidence = (
         Fact(f"{counted(len(children), 'fork')} whose child only executes {_programs(children)}",
-             copies.source),
-        Fact(f"each copies the page-table entries of {size(shared)}", copies.source),
+             SOURCE),
+        Fact(f"each copies the page-table entries of {size(shared)}", SOURCE),
         copies.amount(copies.execs, "by these children, and by the parent since it forked"),
     )  # fmt: skip
     yield Finding("exec", evidence, _remedy(children), saved or None, borrowed(shared))

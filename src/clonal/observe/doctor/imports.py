@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from clonal.kernel.procfs import PAGE
 from clonal.observe.analyse import Frame, Stack
-from clonal.observe.doctor.copies import IMPORT, Copies
+from clonal.observe.doctor.copies import IMPORT, SOURCE, Copies, Rows
 from clonal.observe.doctor.finding import Fact, Finding, Remedy
 from clonal.observe.doctor.framework import CONFIGURATION, Framework, at_start
 from clonal.observe.report.names import FROZEN, INSTALLED, STANDARD, Names
@@ -23,20 +23,20 @@ LOADS_THE_APP = ("import_app", "load_wsgiapp")  # gunicorn/util.py, gunicorn/app
 
 def imports(copies: Copies) -> Iterator[Finding]:
     """Loaded before the fork they are shared."""
-    loading = [copy for copy in copies.imports if any(f.function in LOADS_THE_APP for f in copy.stack)]
+    loading = Rows({row: pages for row, pages in copies.imports.items() if _loads_the_app(row.stack)})
     preload = copies.framework is Framework.GUNICORN and bool(loading)
     found = loading if preload else copies.imports
-    saved = len(found) * PAGE
+    saved = found.total() * PAGE
     if not found or not copies.enough(saved):
         return
-    by_stack = Counter(copy.stack for copy in found)
-    places: Counter[str] = Counter()
-    for stack, pages in by_stack.items():
-        places[copies.names.label(statement(stack))] += pages
-    pids = {copy.pid for copy in found}
+    by_stack, places = Counter[Stack](), Counter[str]()
+    for row, pages in found.items():
+        by_stack[row.stack] += pages
+        places[copies.names.label(statement(row.stack))] += pages
+    pids = {row.pid for row in found}
     evidence = (
         copies.amount(found, f"below import statements, in {len(pids)} of {copies.forked} forked processes"),
-        Fact(f"most below {', '.join(place for place, _ in places.most_common(3))}", copies.source),
+        Fact(f"most below {', '.join(place for place, _ in places.most_common(3))}", SOURCE),
     )
     if preload:
         remedy = Remedy(CONFIGURATION, ("preload_app = True",))
@@ -48,6 +48,10 @@ def imports(copies: Copies) -> Iterator[Finding]:
     fresh = sum(each.fresh for each in copies.recording.processes.values() if each.pid in pids) * PAGE
     besides = f"of the {size(fresh)} that these processes touched first, what the modules took comes on top"
     yield Finding("imports", evidence, remedy, saved, besides)
+
+
+def _loads_the_app(stack: Stack) -> bool:
+    return any(frame.function in LOADS_THE_APP for frame in stack)
 
 
 def _lines(by_stack: Counter[Stack], names: Names) -> Counter[str]:

@@ -23,6 +23,7 @@ from clonal.errors import Error
 MAGIC = b"CLR1"
 HEADER = struct.Struct("<4sHHIIIQ")  # magic, kind, spare, bytes of JSON, bytes of records, CRC, pid
 RECORD = 40
+WORDS = 8  # of a command line
 LIMIT = 512 << 20  # bytes; what does not fit is counted
 BLOCK = 1 << 20  # bytes that are searched at a time
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from clonal import _native
 from clonal.observe.record import file
-from clonal.observe.record.file import Kind, Writer
+from clonal.observe.record.file import WORDS, Kind, Writer
 
 ENVIRONMENT = "CLONAL_RECORD"  # the recording's path
 LIMIT = "CLONAL_RECORD_LIMIT"  # its bytes at most
@@ -56,7 +56,7 @@ class Recorder:
     def install(self) -> None:
         global installed
         installed = self
-        self._write(Kind.HOOKED, {"argv": sys.argv[:8]})
+        self._write(Kind.HOOKED, {"argv": sys.argv[:WORDS]})
         self._await_drain()  # here already: another thread may fork
         os.register_at_fork(after_in_child=self.child, after_in_parent=self.parent)
         atexit.register(self.finish)
@@ -117,7 +117,7 @@ class Recorder:
 
     def note(self, facts: dict[str, Any]) -> None:
         """A chunk that introduces this process."""
-        facts |= {"parent": os.getppid(), "generation": self.generation, "argv": sys.argv[:8]}
+        facts |= {"parent": os.getppid(), "generation": self.generation, "argv": sys.argv[:WORDS]}
         facts |= {"spawned": self.spawned, "time": time.monotonic_ns(), "python": sys.version.split()[0]}
         self._write(Kind.PROCESS, facts)
 

@@ -25,14 +25,13 @@ from clonal.observe.memory import MemoryDenied, read_pieces
 from clonal.observe.pages import EXCLUSIVE, FILE, SWAPPED, ZERO, Pages, pages
 from clonal.observe.pools import HEADER, POOL, are_headers
 from clonal.observe.record.events import FAULT
-from clonal.observe.record.file import Kind, Writer
+from clonal.observe.record.file import WORDS, Kind, Writer
 
 COPIED, PERHAPS, FROM_FILE = (
     OUTCOMES.index(name) for name in ("copied", "copied or reused", "copied from a file")
 )
 SHARE = 0.05  # of the time that may be spent on looking
 SOONEST, LATEST = 0.1, 2.0  # seconds between two looks
-WORDS = 8
 Numbers = npt.NDArray[np.int64]
 
 

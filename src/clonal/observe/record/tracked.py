@@ -14,13 +14,12 @@ from clonal.observe.analyse import OUTCOMES
 from clonal.observe.record.events import FAULT, FRAME, TEXTS, Events, Told
 from clonal.observe.record.evidence import DATA, INTERPRETER, Verdict, judge
 from clonal.observe.record.facts import anonymous_pages, command_line, common, shared_pages
-from clonal.observe.record.file import RECORD, Kind, Writer
+from clonal.observe.record.file import RECORD, WORDS, Kind, Writer
 from clonal.observe.record.interpreters import Files, Interpreter, mappings
 from clonal.observe.record.remote import Memory, Objects, Seen, Shape
 
 COPIED, FROM_FILE = OUTCOMES.index("copied"), OUTCOMES.index("copied from a file")
 RELATIVES = 3  # processes that are asked for an object that has gone from one
-WORDS = 8  # of a command line
 CODE_MOST = 1 << 24  # bytes of a code object
 Described = list[Any]  # function, file, line
 
