@@ -13,6 +13,7 @@ from clonal.kernel import procfs
 from clonal.observe import programs
 from clonal.observe.copies import OUTCOMES, OUTER, REUSED, UNKNOWN, Copies, Copy, Frame, Stack, What
 from clonal.observe.kinds import MemoryKind, Region, classify
+from clonal.observe.record import fields
 from clonal.observe.record.file import MAGIC, RECORD, BadRecording, Chunk, Kind, Reader
 
 __all__ = ["OUTCOMES", "REUSED", "UNKNOWN", "Copy", "Frame", "Stack", "What"]  # of what is read here
@@ -108,6 +109,7 @@ def load(path: Path | str) -> Recording:
     contexts: dict[int, _Context] = {}
     for chunk in reader:
         try:
+            fields.check(chunk.kind, chunk.data)
             _take(found, contexts, chunk)
         except (LookupError, TypeError, ValueError, AttributeError, struct.error):
             found.unreadable += 1

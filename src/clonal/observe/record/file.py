@@ -61,7 +61,7 @@ def is_recording(path: Path | str) -> bool:
 class Chunk(NamedTuple):
     kind: Kind
     pid: int
-    data: dict[str, Any]
+    data: Any  # of its JSON; a recording may hold anything (fields.py)
     records: bytes
 
 
@@ -118,7 +118,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 class Reader:
     """Reads chunks, one after the other. Afterwards `truncated` says whether the file ends within one,
     `damaged` how many stretches between two chunks were passed over, `unknown` how many chunks are of a kind
-    that this version does not have."""
+    that this version does not have, or hold no JSON."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
@@ -138,10 +138,12 @@ class Reader:
                     continue
                 kind, pid, text, records = found
                 at += HEADER.size + len(text) + len(records)
-                if kind in Kind.__members__.values():
-                    yield Chunk(Kind(kind), pid, json.loads(text), records)
-                else:
+                try:
+                    chunk = Chunk(Kind(kind), pid, json.loads(text), records)
+                except (ValueError, RecursionError):
                     self.unknown += 1
+                    continue
+                yield chunk
 
     def _next(self, file: BinaryIO, at: int, end: int) -> int:
         """Where the next whole chunk begins; the end if there is none."""

@@ -85,7 +85,8 @@ def shortcomings(recording: Recording) -> Iterator[str]:
     if not recording.command:
         yield "What the file began with is damaged: command, machine and backend are not known."
     if recording.unreadable:
-        yield f"{counted(recording.unreadable, 'chunk')} of another version of clonal could not be read."
+        chunks = counted(recording.unreadable, "chunk")
+        yield f"{chunks} could not be read: damaged, or of another version of clonal."
     if recording.status is None:
         yield "The recording has no end: clonal record was killed, or it still runs."
     lost = sum(process.lost for process in recording.processes.values())
