@@ -137,6 +137,32 @@ def test_a_family_of_c_programs_has_its_kinds_and_copies(server: Path) -> None:
     assert f"└{children[0]['pid']} forking_server" in table and "python" not in table
 
 
+@pytest.mark.newest
+def test_a_process_may_be_called_anything() -> None:
+    """Not markup, no second line, nothing that a terminal would obey."""
+    source = """
+import ctypes
+call = ctypes.CDLL(None).prctl  # 15: PR_SET_NAME
+call(15, b"[/x]", 0, 0, 0)
+children = [fork(lambda: call(15, b"\\x1b]0;\\n\\xff[b]", 0, 0, 0))]
+tell(children=children)
+"""
+    with running(source) as facts:
+        table, top = run(facts["pid"]), run_top(facts["pid"])
+        made, text = (run(facts["pid"], how) for how in ("--json", "--prometheus"))
+    for told in (table, top, made, text):
+        assert (told.returncode, told.stderr) == (0, ""), told
+        assert all(each.isprintable() or each == "\n" for each in told.stdout)
+    for told in (table, top):
+        assert re.search(rf"^{facts['pid']} \[/x\] ", told.stdout, re.MULTILINE), told
+        assert re.search(rf"^└{facts['children'][0]} \?\]0;\?\?\[b\] .*\d", told.stdout, re.MULTILINE), told
+
+
+def run_top(pid: int) -> subprocess.CompletedProcess[str]:
+    command = [*CLONAL[:-1], "top", str(pid), "--once", "--interval", "100ms"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
 def test_no_such_process_and_no_number_are_told() -> None:
     assert "process 999999999: there is no such process" in refused(999999999)
     assert "no process is called 'self'" in refused("self")

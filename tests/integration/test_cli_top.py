@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,7 +73,10 @@ def test_all_families_are_shown_without_a_pid(tmp_path: Path) -> None:
     assert rows[facts["grandchild"]]["root"] == facts["pid"] and rows[facts["grandchild"]]["depth"] == 2
 
 
-def test_the_live_view_runs_in_a_terminal_and_quits_by_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "status"), [(b"q", 0), (b"\x03", 0), (signal.SIGTERM, 143)])
+def test_the_live_view_runs_in_a_terminal_and_ends_by_key_and_by_signal(
+    tmp_path: Path, how: bytes | signal.Signals, status: int
+) -> None:
     with running(TREE, str(tmp_path / "pid")) as facts, terminal_of(80, 24) as (ours, theirs):
         environment = {**os.environ, "TERM": "xterm-256color"}
         command = [*CLONAL, str(facts["pid"])]
@@ -79,10 +84,21 @@ def test_the_live_view_runs_in_a_terminal_and_quits_by_key(tmp_path: Path) -> No
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
         ) as process:
             shown = read_until(ours, str(facts["grandchild"]).encode())
-            os.write(ours, b"q")
+            if isinstance(how, bytes):
+                os.write(ours, how)
+            else:
+                process.send_signal(how)
             shown += read_until(ours, b"\x1b[?1049l")  # the terminal's own screen is back
-            assert process.wait(10) == 0
+            assert process.wait(10) == status
     assert b"Traceback" not in shown
+
+
+@pytest.mark.parametrize("elsewhere", ["stdin", "stdout", "stderr"])
+def test_a_terminal_is_needed_on_all_three_ends(elsewhere: str) -> None:
+    with terminal_of(80, 24) as (_, theirs):
+        ends: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+        ends[elsewhere] = subprocess.DEVNULL
+        assert subprocess.run([*CLONAL, str(os.getpid())], timeout=20, **ends).returncode == 2
 
 
 @contextmanager

@@ -149,6 +149,7 @@ def test_a_process_that_hides_its_memory_is_told_among_its_family() -> None:
     run_script(
         """
         import ctypes, os, signal, subprocess, sys
+        from clonal.observe import prometheus, table
         from clonal.observe.sharing import sharing
         ready, told = os.pipe()
         parent = os.fork()
@@ -163,6 +164,14 @@ def test_a_process_that_hides_its_memory_is_told_among_its_family() -> None:
             (problem,) = family.problems
             assert "may not be inspected" in problem and "root may (sudo)" in problem, problem
             assert family.members[0].total.present
+            hidden = family.members[1]
+            assert family.members[0].known and not hidden.known
+            made = family.to_json()["members"][1]
+            assert {made[name] for name in ("rss", "pss", "uss", "page_tables", "total")} == {None}
+            first, *parts = table.tables(family, 100)
+            assert set(first.rows[1][1:]) == {"—"}
+            assert not any(str(hidden.pid) == row[0] for part in parts for row in part.rows)
+            assert f'{{pid="{hidden.pid}"' not in prometheus.text(family)
             words = [sys.executable, "-m", "clonal.cli.main", "map", str(family.members[1].pid)]
             told = subprocess.run(words, capture_output=True, text=True)
             assert told.returncode == 2 and told.stderr.count("\\n") == 1, told

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from clonal.observe.family import Unreadable
+from clonal.observe.family import Unreadable, family
+from clonal.observe.kinds import MemoryKind
+from clonal.observe.top.drill import drill
 from clonal.observe.top.sampler import PAGE, Memory, Sampler, copied
 from clonal.observe.top.strain import strain
+from tests.integration.sharing_fixtures import running
 from tests.integration.top_fixtures import FAMILY
 from tests.support import IS_ROOT, run_script
 
@@ -156,6 +159,23 @@ assert alone.parent is None and alone.sharing.total.copied is None and "shared" 
 """,
         user,
     )
+
+
+def test_what_the_parent_has_written_is_no_copy_of_the_member_s() -> None:
+    """Without frames too: the page is another than the parent's, but its siblings have it still."""
+    source = """
+memory = area(1000)
+write(memory, 1000)
+children = [fork(lambda: write(memory, 100)), fork(lambda: None)]
+write(memory, 400)
+tell(children=children)
+"""
+    with running(source) as facts:
+        parent, member, _ = family(facts["pid"])
+        found = drill(member, parent)
+    buffers = found.sharing.kinds[MemoryKind.BUFFERS]
+    assert member.pid == facts["children"][0] and found.parent == parent.pid
+    assert 100 * PAGE <= (buffers.copied or 0) <= 130 * PAGE
 
 
 @pytest.mark.parametrize(

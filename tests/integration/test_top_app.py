@@ -233,6 +233,9 @@ def test_a_member_is_drilled_into_by_kind_of_memory(tmp_path: Any) -> None:
         assert all(len(line) <= 80 for line in shown.split("\n"))
         await app.tick()
         assert screen.reading is None  # not so soon again
+        for paused in (True, False):
+            await pilot.press("space")
+            assert ("PAUSED" in str(screen.query_one("#text", Static).content)) == paused
         await pilot.press("escape")
         assert not isinstance(app.screen, Detail)
 

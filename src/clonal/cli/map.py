@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
 
         write(arguments.html, page(taken))
     for problem in family.problems:
-        print(f"clonal: {problem}: its figures are partial", file=sys.stderr)
+        print(f"clonal: {problem} (its figures are missing, or partial)", file=sys.stderr)
     return 0
 
 

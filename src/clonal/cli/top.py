@@ -49,12 +49,14 @@ def main(argv: Sequence[str]) -> int:
     sampler = _sampler(pid, whole=arguments.once)
     if not (arguments.once or arguments.json):
         require("textual", EXTRA)
-        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        streams = (sys.stdin, sys.stdout, sys.stderr)  # on the last one textual draws
+        if not all(stream is not None and stream.isatty() for stream in streams):
             raise UserMistake("the live view needs a terminal: use --once or --json elsewhere")
         from clonal.observe.top.app import TopApp
 
-        TopApp(sampler, interval).run()
-        return 0
+        app = TopApp(sampler, interval)
+        app.run()
+        return app.return_code or 0
     return _print(sampler, interval, arguments.once, arguments.json)
 
 

@@ -175,7 +175,11 @@ def smaps(pid: int | None = None) -> list[Smap]:
     table for this: some 10 ms per GB."""
     found: list[Smap] = []
     sizes: dict[str, int] = {}
+    known: dict[bytes, tuple[str, int]] = {}  # most lines say 0: each is parsed once
     for line in _lines(read("smaps", pid)):
+        if figure := known.get(line):
+            sizes[figure[0]] = figure[1]
+            continue
         key, _, value = line.partition(b":")
         if b" " in key:  # "start-end perms …": a heading, whose device has the colon
             sizes = {}
@@ -183,7 +187,8 @@ def smaps(pid: int | None = None) -> list[Smap]:
         elif key == b"VmFlags":
             found[-1] = found[-1]._replace(flags=frozenset(value.decode().split()))
         else:
-            sizes[key.decode()] = _size(value)
+            name, size = known[line] = key.decode(), _size(value)
+            sizes[name] = size
     return found
 
 

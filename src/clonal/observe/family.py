@@ -9,6 +9,7 @@ from typing import Literal
 
 from clonal.errors import Error
 from clonal.kernel import procfs
+from clonal.report.words import printable
 
 Role = Literal["template", "clone", "process"]
 
@@ -25,7 +26,7 @@ class Unreadable(Error):
 @dataclass(frozen=True)
 class Member:
     """A process of a family. `name` is what it calls itself (15 letters), `command` its command line, `of`
-    that of the program that made a template."""
+    that of the program that made a template; printable all three."""
 
     pid: int
     ppid: int
@@ -75,7 +76,7 @@ def check(pid: int) -> None:
         if (group := status.integer("Tgid")) != pid:
             raise Unreadable(pid, f"is a thread of process {group}: give that")
         if stat.state in "ZX" or status["State"][0] in "ZX":
-            raise Unreadable(pid, f"{stat.comm} is a zombie: it has ended and its memory is gone")
+            raise Unreadable(pid, f"{printable(stat.comm)} is a zombie: it has ended and its memory is gone")
         if "VmSize" not in status.fields:
             raise Unreadable(pid, f"{stat.comm} is a kernel thread: it has no memory of its own")
         procfs.read("smaps_rollup", pid)
@@ -145,14 +146,21 @@ def members(stats: Sequence[procfs.Stat]) -> list[Member]:
             roles[each.pid] = "process"
     made_by = {each.pid: command(each.ppid) for each in stats if roles[each.pid] == "template"}
     return [
-        Member(each.pid, each.ppid, each.comm, roles[each.pid], command(each.pid), made_by.get(each.pid, ""))
+        Member(
+            each.pid,
+            each.ppid,
+            printable(each.comm),
+            roles[each.pid],
+            command(each.pid),
+            made_by.get(each.pid, ""),
+        )
         for each in stats
     ]
 
 
 def command(pid: int) -> str:
-    """Its command line, "" of a kernel thread and of one that has ended."""
-    return " ".join(words(pid)).strip()
+    """Its command line in one line, "" of a kernel thread and of one that has ended."""
+    return printable(" ".join(" ".join(words(pid)).split()))
 
 
 def shortened(command: str, letters: int) -> str:

@@ -80,12 +80,24 @@ def diverged(child: Reading, parent: Reading) -> npt.NDArray[np.bool_]:
     return is_anonymous(mine) & np.where(there, other, filed)
 
 
-def count(readings: Sequence[Reading], forked: Sequence[int | None], shown: bool, index: bool) -> Counted:
-    """The figures of a family. `forked`: for each member the index of the parent that it was forked from."""
+def count(
+    readings: Sequence[Reading],
+    forked: Sequence[int | None],
+    shown: bool,
+    index: bool = False,
+    part: bool = False,
+) -> Counted:
+    """The figures of a family. `forked`: for each member the index of the parent that it was forked from.
+    `part`: it has members that are not among these. What one of them may share with a child is then not taken
+    for the child's copy: where the parent has written, its other children have the old frame too."""
     apart = [
         np.zeros(len(each.pages), bool) if parent is None else diverged(each, readings[parent])
         for each, parent in zip(readings, forked, strict=True)
     ]
+    if part:
+        apart = [
+            moved & (each.pages.flags & EXCLUSIVE != 0) for each, moved in zip(readings, apart, strict=True)
+        ]
     found = _by_flags(readings, apart)
     if shown:
         _by_frames(found, readings, apart, forked, index)

@@ -286,7 +286,7 @@ def _row(each: MemberSharing) -> str:
         each.rss, total.shared, total.exclusive, total.copied, total.elsewhere, total.swapped, total.huge,
         each.pss, each.uss, each.page_tables,
     )  # fmt: skip
-    cells = "".join(f"<td>{short(size)}</td>" for size in figures)
+    cells = "".join(f"<td>{short(size if each.known else None)}</td>" for size in figures)
     return f'<tr title="{escape(each.member.command)}"><td>{each.pid} {escape(_name(each))}</td>{cells}</tr>'
 
 

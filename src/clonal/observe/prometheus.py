@@ -11,7 +11,7 @@ Sample = tuple[Mapping[str, object], int | None]
 
 _OF_KINDS = {
     "present": "Memory in RAM that the process maps",
-    "shared": "Of it, shared with other members of the family",
+    "shared": "Of it, shared with other members of the family; with any process if clonal_map_by_frames is 0",
     "elsewhere": "Of it, shared with processes outside the family only",
     "exclusive": "Of it, mapped by this process alone",
     "copied": "Copied since the process was forked from a member of the family",
@@ -44,7 +44,7 @@ def _lines(family: FamilySharing) -> Iterator[str]:
         ]
         yield from _metric(f"clonal_memory_{name}_bytes", help_text, samples)
     for name, help_text in _OF_MEMBERS.items():
-        samples = [(_labels(each), getattr(each, name)) for each in family.members]
+        samples = [(_labels(each), getattr(each, name)) for each in family.members if each.known]
         yield from _metric(f"clonal_process_{name}_bytes", help_text, samples)
     on_nodes = [
         ({**_labels(each), "node": node}, size)

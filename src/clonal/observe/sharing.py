@@ -50,7 +50,8 @@ class Usage:
 @dataclass(frozen=True)
 class MemberSharing:
     """One member; sizes in bytes. `rss`, `pss` and `uss` are the kernel's figures (smaps), `nodes` is empty
-    on a machine of one node. `problem` says why figures are missing, "" if none are."""
+    on a machine of one node. `problem` says why figures are missing, "" if none are; where not `known`, all
+    are, and what is 0 here is no figure."""
 
     member: Member
     kinds: dict[MemoryKind, Usage]
@@ -63,6 +64,7 @@ class MemberSharing:
     objects_by: str
     forked: bool
     problem: str = ""
+    known: bool = True
 
     @property
     def pid(self) -> int:
@@ -120,11 +122,12 @@ class FamilySharing:
 
 
 def _member_json(each: MemberSharing) -> dict[str, Any]:
-    names = ("rss", "pss", "uss", "page_tables", "objects_by", "forked", "problem")
+    sizes = ("rss", "pss", "uss", "page_tables")
     return asdict(each.member) | {
-        **{name: getattr(each, name) for name in names},
+        **{name: getattr(each, name) if each.known else None for name in sizes},
+        **{name: getattr(each, name) for name in ("objects_by", "forked", "problem")},
         "nodes": {str(node): size for node, size in each.nodes.items()},
-        "total": asdict(each.total),
+        "total": asdict(each.total) if each.known else None,
         "kinds": {str(kind): asdict(usage) for kind, usage in each.kinds.items()},
     }
 
@@ -169,14 +172,14 @@ def snapshot(pids: Iterable[int], without: Iterable[int] = (), index: bool = Fal
     return snapshot_of(family(pids, without)[: frames.MOST_MEMBERS], index)
 
 
-def snapshot_of(members: Sequence[Member], index: bool = False) -> Snapshot:
-    """Reads these members, parents first."""
+def snapshot_of(members: Sequence[Member], index: bool = False, part: bool = False) -> Snapshot:
+    """Reads these members, parents first. `part`: they are not all of their family."""
     begun = time.perf_counter()
     shown = frames_shown()
     readings = _read_all(members, shown)
     at = {member.pid: number for number, member in enumerate(members)}
     forked = [_forked_from(each, readings, at.get(each.member.ppid)) for each in readings]
-    counted = frames.count(readings, forked, shown, index)
+    counted = frames.count(readings, forked, shown, index, part)
     return Snapshot(readings, forked, counted, shown, time.perf_counter() - begun)
 
 
@@ -260,4 +263,5 @@ def _member(
         objects_by=each.objects_by,
         forked=parent is not None,
         problem=each.problem,
+        known=bool(each.entries),
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from clonal.observe.kinds import MemoryKind
-from clonal.observe.sharing import FamilySharing, Usage
+from clonal.observe.sharing import FamilySharing, MemberSharing, Usage
 
 MOST_ROWS = 30
 MOST_SETS = 8
@@ -90,19 +90,22 @@ Columns = dict[str, Sequence[int | None]]  # by heading, the most important firs
 
 def members(family: FamilySharing, width: int) -> Part:
     """A row for each process, children below their parents."""
-    every = family.members
+
+    def each(value: Callable[[MemberSharing], int | None]) -> Sequence[int | None]:
+        return [value(member) if member.known else None for member in family.members]
+
     columns: Columns = {
-        "RSS": [each.rss for each in every],
-        "shared": [each.total.shared for each in every],
-        "alone": [each.total.exclusive for each in every],
-        "copied": [each.total.copied for each in every],
-        "PSS": [each.pss for each in every],
-        "swapped": [each.total.swapped for each in every],
-        "huge": [each.total.huge for each in every],
-        "tables": [each.page_tables for each in every],
-        "outside": [each.total.elsewhere for each in every],
-        "USS": [each.uss for each in every],
-        "zero": [each.total.zero for each in every],
+        "RSS": each(lambda member: member.rss),
+        "shared": each(lambda member: member.total.shared),
+        "alone": each(lambda member: member.total.exclusive),
+        "copied": each(lambda member: member.total.copied),
+        "PSS": each(lambda member: member.pss),
+        "swapped": each(lambda member: member.total.swapped),
+        "huge": each(lambda member: member.total.huge),
+        "tables": each(lambda member: member.page_tables),
+        "outside": each(lambda member: member.total.elsewhere),
+        "USS": each(lambda member: member.uss),
+        "zero": each(lambda member: member.total.zero),
     }
     return _part("Members", "process", list(_tree(family)), columns, width)
 
@@ -163,7 +166,7 @@ def pivot(family: FamilySharing, title: str, value: Callable[[Usage], int | None
     heads = [SHORT.get(kind, str(kind)) for kind in used] + ["the rest"] * bool(rest)
     rows = []
     for each in family.members:
-        if value(each.total) is not None:
+        if each.known and value(each.total) is not None:
             figures = {kind: value(usage) or 0 for kind, usage in each.kinds.items()}
             told = [figures.get(kind, 0) for kind in used] + [sum(figures.get(k, 0) for k in rest)] * bool(
                 rest
@@ -208,5 +211,6 @@ def _set(pids: Sequence[int], everybody: Sequence[int]) -> str:
 def nodes(family: FamilySharing) -> Part:
     """Memory of each member by NUMA node."""
     every = sorted({node for each in family.members for node in each.nodes})
-    rows = [[str(each.pid), *(short(each.nodes.get(node, 0)) for node in every)] for each in family.members]
+    known = [each for each in family.members if each.known]
+    rows = [[str(each.pid), *(short(each.nodes.get(node, 0)) for node in every)] for each in known]
     return Part("By node", ["pid", *(f"node {node}" for node in every)], _cut(rows, len(every)))

@@ -54,13 +54,14 @@ def console(stream: IO[str] | None = None) -> Any:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], emphasis: str | None = None) -> Any:
     """A rich table, its first column text and the others numbers; the row that starts with
-    `emphasis` stands out."""
+    `emphasis` stands out. Brackets in it are brackets, no markup."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for index, heading in enumerate(headings):
-        made.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
+        made.add_column(Text(heading), justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
-        made.add_row(*row, style="bold green" if row[0] == emphasis else "")
+        made.add_row(*map(Text, row), style="bold green" if row[0] == emphasis else "")
     return made

@@ -85,3 +85,8 @@ def parse_time(text: str, option: str) -> float:
     if match is None:
         raise BadValue(f"{option}: {text!r} is no time; write it as 200ms, 30s, 5m or 2h")
     return float(match[1]) * _TIMES[match[2].lower()]
+
+
+def printable(text: str) -> str:
+    """Without what would disturb a terminal: names of functions, files and processes may hold anything."""
+    return "".join(each if each.isprintable() else "?" for each in text)

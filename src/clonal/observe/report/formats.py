@@ -12,8 +12,8 @@ import clonal
 from clonal.observe.analyse import UNKNOWN, Frame, What
 from clonal.observe.report.count import PAGE, Tally, generations, row_of, timeline
 from clonal.observe.report.names import Names
-from clonal.observe.report.text import printable
 from clonal.observe.report.tree import frames
+from clonal.report.words import printable
 
 SPANS = 100  # of the timeline
 VERSION = 1  # of the JSON, whose fields docs/report.md lists

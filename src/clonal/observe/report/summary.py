@@ -23,11 +23,10 @@ from clonal.observe.report.text import (
     fit,
     fit_place,
     percent,
-    printable,
     sparkline,
 )
 from clonal.report.table import counted
-from clonal.report.words import duration
+from clonal.report.words import duration, printable
 
 ROWS = 8  # of a ranking; the rest is one line
 PROCESSES = 12

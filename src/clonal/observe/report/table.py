@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from clonal.observe.report.count import Tally
 from clonal.observe.report.names import Names
-from clonal.observe.report.text import BOLD, COLOURS, Line, amount, fit, printable
+from clonal.observe.report.text import BOLD, COLOURS, Line, amount, fit
+from clonal.report.words import printable
 
 COLUMNS = (("cause", 22), ("type", 14), ("kind of memory", 15))
 

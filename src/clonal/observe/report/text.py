@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.cells import cell_len, chop_cells
 
 from clonal.observe.report.count import PAGE
-from clonal.report.words import size
+from clonal.report.words import printable, size
 
 Part = tuple[str, str]  # text, style of rich
 Line = Sequence[Part]
@@ -47,11 +47,6 @@ def fit_place(function: str, place: str, width: int) -> str:
     room = width - 2 - min(cell_len(function), max(width // 2, width - 2 - cell_len(place)))
     place = fit_end(place, room)
     return fit(f"{fit(function, min(cell_len(function), width - 2 - cell_len(place)))}  {place}", width)
-
-
-def printable(text: str) -> str:
-    """Without what would disturb a terminal: names of functions and files may hold anything."""
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def percent(part: float, whole: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -42,6 +43,7 @@ class TopApp(App[None]):
     """The first screen. A sample every `interval` seconds, taken in a thread."""
 
     ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", "quit", priority=True)]
     CSS = """
     #title { height: 1; text-style: bold; }
     #strain { height: auto; max-height: 3; color: $text-muted; }
@@ -83,6 +85,8 @@ class TopApp(App[None]):
         yield Static(KEYS, id="keys")
 
     def on_mount(self) -> None:
+        ended = 128 + signal.SIGTERM
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: self.exit(return_code=ended))
         self.table.focus()
         self.set_interval(self.interval, self.tick)
         self.call_later(self.tick)
@@ -162,7 +166,7 @@ class TopApp(App[None]):
 
     def on_member_table_opened(self) -> None:
         if self.chosen is not None and self.last is not None:
-            self.push_screen(Detail(self.sampler, self.chosen, self.last))
+            self.push_screen(Detail(self.sampler, self.chosen, self.last, self.paused))
 
     def on_heading_clicked(self, event: Heading.Clicked) -> None:
         if event.column == self.column:
@@ -192,6 +196,10 @@ class TopApp(App[None]):
     def action_pause(self) -> None:
         self.paused = not self.paused
         self.show()
+        for screen in self.screen_stack:
+            if isinstance(screen, Detail):
+                screen.paused = self.paused
+                screen.show()
 
     def action_help(self) -> None:
         self.push_screen(Help())

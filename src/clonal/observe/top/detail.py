@@ -20,9 +20,9 @@ COLUMN = 9
 class Detail(Page):
     """The member `pid`. Its pages are read when it is opened, and then rarely."""
 
-    def __init__(self, sampler: Sampler, pid: int, last: Sample) -> None:
+    def __init__(self, sampler: Sampler, pid: int, last: Sample, paused: bool = False) -> None:
         super().__init__()
-        self.pid = pid
+        self.pid, self.paused = pid, paused
         self.found: Drilled | None = None
         self.problem = ""
         self.reading: asyncio.Task[None] | None = None
@@ -69,7 +69,7 @@ class Detail(Page):
         """What is shown, and in which style."""
         width = self.size.width
         member = track.seen.member
-        state = "" if self.there else " · has ended"
+        state = ("" if self.there else " · has ended") + (" · PAUSED" if self.paused else "")
         role = "" if member.role == "process" else f", a {member.role}"
         figures = zip(COLUMNS, cells(track.row_now()), strict=True)
         yield f"process {member.pid} ({member.name}){role}, child of {member.ppid}{state}", "bold"

@@ -29,8 +29,9 @@ class Drilled:
 
 
 def drill(member: Member, parent: Member | None) -> Drilled:
-    """Reads the pages of a member, and of its parent for what they share and what was copied."""
-    found = snapshot_of([member] if parent is None else [parent, member]).summary()
+    """Reads the pages of a member, and of its parent for what they share and what was copied. The siblings
+    are not read: a page that others map too does not count as copied."""
+    found = snapshot_of([member] if parent is None else [parent, member], part=True).summary()
     mine = found.members[-1]
     forked = parent is not None and mine.forked
     return Drilled(mine, parent.pid if parent and forked else None, found.method, found.seconds)
