@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import clonal
-from clonal.errors import CloneDied, SetupFailed
+from clonal.errors import CloneDied, SetupFailed, TemplateDied
 from clonal.observe.analyse import Recording, load
 from clonal.observe.record import clones, hook, trap
 from tests.integration.test_record import CLONAL, ROOT, needs_traps
@@ -47,6 +48,12 @@ def write_and(end: str) -> None:
     if end == "leave":
         sys.exit(4)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_and_tell(fifo: Path) -> None:
+    write(1)
+    fifo.write_text(str(os.getpid()))  # waits for a reader
+    signal.pause()
 
 
 def pages_of(found: Recording, pid: int) -> Counter[str]:
@@ -95,15 +102,70 @@ def test_a_clone_that_ends_in_another_way_is_recorded_too(path: Path, end: str) 
 
 @pytest.mark.newest
 @needs_traps
-def test_a_killed_clone_harms_no_recording(path: Path) -> None:
-    with clonal.Template(setup=warm, record=path) as template:
+@pytest.mark.parametrize("standby", [0, 1])
+def test_a_killed_clone_is_recorded_to_its_last_fault(path: Path, standby: int) -> None:
+    with clonal.Template(setup=warm, record=path, standby=standby) as template:
         killed = template.clone(write_and, "kill")
         with pytest.raises(CloneDied):
             killed.result()
         assert template.clone(write, 2).result() == 2
+        assert load(path).status is None, "it goes on"
         assert killed.pid is not None
-    process = load(path).processes[killed.pid]
-    assert process.ended is None
+    found = load(path)
+    assert found.status == 0 and found.processes[killed.pid].ended is None
+    assert is_whole(pages_of(found, killed.pid))
+
+
+def keepers(template: int) -> list[int]:
+    """The processes that keep the rings of a template's clones."""
+    children = Path(f"/proc/{template}/task/{template}/children").read_text().split()
+    return [pid for pid in map(int, children) if b"keeping" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.newest
+@needs_traps
+def test_a_killed_template_leaves_its_recording_and_no_keeper(path: Path) -> None:
+    template = clonal.Template(setup=warm, record=path)
+    with template:
+        clone = template.clone(write, 1)
+        assert clone.result() == 1
+        (keeper,) = keepers(template.pid)
+        ended = os.pidfd_open(keeper)
+        os.mkfifo(written := path.with_name("written"))
+        killed = template.clone(write_and_tell, written)
+        pid = int(written.read_text())
+        os.kill(template.pid, signal.SIGKILL)
+        with pytest.raises((CloneDied, TemplateDied)):
+            killed.result()
+    assert select.select([ended], [], [], 60)[0]
+    os.close(ended)
+    found = load(path)
+    assert found.status is None and is_whole(pages_of(found, clone.pid or 0))
+    assert is_whole(pages_of(found, pid))
+
+
+@pytest.mark.newest
+@needs_traps
+def test_without_its_keeper_clones_are_made_and_recorded(path: Path) -> None:
+    with clonal.Template(setup=warm, record=path) as template:
+        (keeper,) = keepers(template.pid)
+        ended = os.pidfd_open(keeper)
+        os.kill(keeper, signal.SIGKILL)
+        assert select.select([ended], [], [], 60)[0]
+        os.close(ended)
+        clone = template.clone(write, 1)
+        assert clone.result() == 1
+    found = load(path)
+    assert found.status == 0 and is_whole(pages_of(found, clone.pid or 0))
+
+
+@pytest.mark.newest
+def test_where_no_keeper_can_be_started_what_is_lost_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.warns(RuntimeWarning, match="/no/such/python: No such file.*the faults of its last 200 ms"):
+        assert clones._keeping("unused.rec") is None
+    assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.mark.newest

@@ -13,7 +13,7 @@ from clonal.observe.analyse import load
 from clonal.observe.report import diff, source, tree
 from clonal.observe.report.count import Tally, generations, tally, timeline
 from clonal.observe.report.names import Names
-from clonal.observe.report.summary import summary
+from clonal.observe.report.summary import shortcomings, summary
 from clonal.observe.report.table import table
 from clonal.observe.report.text import Line, bar, fit_place, sparkline
 from tests.recordings import HEAP, PYTHON, Recorded, shop, strange
@@ -106,6 +106,18 @@ def test_a_process_without_an_end_is_told(made: Tally) -> None:
     (row,) = (row for row in section(text(summary(made, 80)), "by process") if row[0] == "102")
     assert row[-2:] == ["no", "end"]
     assert "no end: it was killed" in text(summary(made, 80))
+
+
+def test_a_snapshot_says_whose_pages_it_does_not_have(path: Path) -> None:
+    found = load(path)
+    assert [each.pid for each in found.processes.values() if each.ended is None] == [102]
+    told = "1 process had no end, being killed or running on: a snapshot is taken at the end, and what they"
+    assert not any("no end" in note for note in shortcomings(found)), "its faults are in its ring"
+    found.backend = "snapshot"
+    (note,) = [note for note in shortcomings(found) if "no end" in note]
+    assert note == f"{told} copied since their last fork is not here."
+    found.from_outside = True
+    assert not any("no end" in note for note in shortcomings(found)), "it was looked at all the time"
 
 
 def test_a_long_ranking_ends_with_what_is_left_out(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ class Recording:
     command: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     backend: str = ""
+    from_outside: bool = False  # of processes that ran already
     wall: float = 0.0  # when it began, seconds since 1970
     depth: int = 0  # frames of the longest stack that is recorded, 0: not known
     status: int | None = None  # None: the recorder itself was killed
@@ -135,6 +136,7 @@ def _take(found: Recording, contexts: dict[int, _Context], chunk: Chunk) -> None
     if chunk.kind is Kind.BEGIN:
         found.command, found.machine, found.backend = data["command"], data["machine"], data["backend"]
         found.wall, found.depth = data.get("wall", 0.0), data.get("depth", 0)
+        found.from_outside = bool(data.get("pids"))
     elif chunk.kind is Kind.HOOKED:
         found.hooked += 1
     elif chunk.kind is Kind.PROCESS:

@@ -71,6 +71,7 @@ def _line(value: Any) -> bool:
 FIELDS: dict[Kind, dict[str, Test]] = {
     Kind.BEGIN: {
         "command": _all(_text), "machine": _machine, "backend": _text, "depth": _count, "wall": _seconds,
+        "pids": _all(_count),
     },
     Kind.HOOKED: {"argv": _all(_text)},
     Kind.PROCESS: {

@@ -43,8 +43,7 @@ class Recorder:
         self.spawned = False  # only to execute a program
         self.over = False  # the recording could not be written
         self.waiting = 0  # the process that only makes clones: it is not recorded
-        name, _, secret = os.environ.get(KEEPER, "").rpartition(":")
-        self._keeper = (b"\0" + name.encode() if name else b"", secret.encode())
+        self.keeper(os.environ.get(KEEPER, ""))
         self._draining = False
         self._their_trap: Any = signal.SIG_DFL
         self._symbols: dict[int, Any] = {}
@@ -52,6 +51,11 @@ class Recorder:
         self._written = 0  # faults, of this process
         self._whole = True  # it has not closed what the recording needs
         self._look, self._looked_at = 0.0, 0.0
+
+    def keeper(self, address: str) -> None:
+        """Who takes the rings from now on; "" is nobody."""
+        name, _, secret = address.rpartition(":")
+        self._keeper = (b"\0" + name.encode() if name else b"", secret.encode())
 
     def install(self) -> None:
         global installed
@@ -205,12 +209,12 @@ class Recorder:
             facts = {"time": time.monotonic_ns(), "dropped": self.writer.dropped, "executes": words[:16]}
             self._write(Kind.END, facts)
 
-    def _write(self, kind: Kind, facts: dict[str, Any], records: bytes = b"") -> None:
+    def _write(self, kind: Kind, facts: dict[str, Any], records: bytes = b"", pid: int | None = None) -> None:
         """What cannot be written ends the recording of this process, and of those that it forks later."""
         if self.over:
             return
         try:
-            self.writer.write(kind, facts, records)
+            self.writer.write(kind, facts, records, pid)
         except OSError as error:
             self.recording, self.over = False, True
             why = f"{self.writer.path}: {error.strerror}"

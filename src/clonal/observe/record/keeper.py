@@ -13,6 +13,7 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 from clonal import _native
@@ -24,18 +25,24 @@ MESSAGE = struct.Struct("=32sq")  # secret, pid as the process itself knows it
 CREDENTIALS = struct.Struct("=iii")  # pid as it is known here, uid, gid: struct ucred
 
 
+def listening() -> tuple[socket.socket, str]:
+    """A socket that rings can be sent to, and its address with a secret: "name:secret"."""
+    name = f"clonal-record-{os.getpid()}-{secrets.token_hex(4)}"
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    made.setblocking(False)
+    made.bind(b"\0" + name.encode())
+    return made, f"{name}:{secrets.token_hex(16)}"
+
+
 class Keeper:
     """Listens from its making to `close`, in a thread of its own. `address` is for hook.KEEPER."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, listens: tuple[socket.socket, str] | None = None) -> None:
         self._writer = writer
-        self._secret = secrets.token_hex(16)
-        name = f"clonal-record-{os.getpid()}-{secrets.token_hex(4)}"
-        self.address = f"{name}:{self._secret}"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._socket.setblocking(False)
-        self._socket.bind(b"\0" + name.encode())
+        self._socket, self.address = listens or listening()
+        self._secret = self.address.partition(":")[2]
+        self._patience = 0.0
         self._ended, self._end = os.pipe()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._socket, selectors.EVENT_READ)
@@ -43,9 +50,11 @@ class Keeper:
         self._thread = threading.Thread(target=self._serve, name="clonal-keeper", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Takes what has been sent, writes out what the killed have left, and lets go of the others."""
+    def close(self, patience: float = 0.0) -> None:
+        """Takes what has been sent, writes out what the killed have left, and lets go of the others, after so
+        many seconds in which they may end."""
         if self._thread.is_alive():
+            self._patience = patience
             os.close(self._end)
             self._thread.join()
 
@@ -60,16 +69,18 @@ class Keeper:
                 else:
                     self._salvage(key)
         self._take_all()
-        for key, _ in self._selector.select(0):
-            if key.data is not None:
+        self._selector.unregister(self._socket)
+        self._selector.unregister(self._ended)
+        until = time.monotonic() + self._patience
+        while self._selector.get_map() and (ended := self._selector.select(until - time.monotonic())):
+            for key, _ in ended:
                 self._salvage(key)
         self._let_go()
 
     def _let_go(self) -> None:
         for key in list(self._selector.get_map().values()):
-            if key.data is not None:
-                os.close(key.fd)
-                os.close(key.data[1])
+            os.close(key.fd)
+            os.close(key.data[1])
         self._selector.close()
         self._socket.close()
         os.close(self._ended)

@@ -88,6 +88,7 @@ def shortcomings(recording: Recording) -> Iterator[str]:
         yield f"{chunks} could not be read: damaged, or of another version of clonal."
     if recording.status is None:
         yield "The recording has no end: clonal record was killed, or it still runs."
+    yield from _unseen(recording)
     lost = sum(process.lost for process in recording.processes.values())
     if lost:
         why = "too many at once, or --limit was reached"
@@ -100,6 +101,17 @@ def shortcomings(recording: Recording) -> Iterator[str]:
         yield f"Process {process.pid} could not be recorded: {process.failed}"
     if len(failed) > 3:
         yield f"Nor could {len(failed) - 3} others."
+
+
+def _unseen(recording: Recording) -> Iterator[str]:
+    """Processes that take their own snapshot at their end, but have none."""
+    if recording.backend != "snapshot" or recording.from_outside or recording.status is None:
+        return
+    every = recording.processes.values()
+    endless = [each for each in every if each.ended is None and not (each.spawned or each.failed)]
+    if endless:
+        had = f"{plural(len(endless), 'process')} had no end, being killed or running on"
+        yield f"{had}: a snapshot is taken at the end, and what they copied since their last fork is not here."
 
 
 def _unwatched(recording: Recording) -> Iterator[str]:
@@ -243,13 +255,20 @@ def _besides(made: Tally, width: int) -> Iterator[Line]:
         yield from _wrapped(f"{fresh:,} were touched for the first time, which copies nothing.", width, DIM)
     if any(process.ended is None for process in made.recording.processes.values()):
         why = "it was killed, it runs on, or the recording ends before it"
-        yield from _wrapped(f"no end: {why}; its last faults are missing.", width, DIM)
+        yield from _wrapped(f"no end: {why}{_last(made.recording)}.", width, DIM)
     if made.copied:
         path = shlex.quote(made.recording.path)
         path = path if len(path) <= max(width - 50, 20) else "FILE"
         yield from _wrapped(
             f"Further: clonal report {path} --source, --tree, --flamegraph FILE.html", width, DIM
         )
+
+
+def _last(recording: Recording) -> str:
+    """What of a process without an end is missing."""
+    if recording.status is None:
+        return "; its last faults are missing"
+    return "; what system calls wrote for it last is missing" if recording.backend == "sigtrap" else ""
 
 
 def plural(count: int, noun: str) -> str:
