@@ -110,8 +110,9 @@ def _unseen(recording: Recording) -> Iterator[str]:
     every = recording.processes.values()
     endless = [each for each in every if each.ended is None and not (each.spawned or each.failed)]
     if endless:
-        had = f"{plural(len(endless), 'process')} had no end, being killed or running on"
-        yield f"{had}: a snapshot is taken at the end, and what they copied since their last fork is not here."
+        who = plural(len(endless), "process")
+        why = "a snapshot is taken at the end, and what they copied since their last fork is not here"
+        yield f"{who} had no end, being killed or running on: {why}."
 
 
 def _unwatched(recording: Recording) -> Iterator[str]:
