@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from clonal.observe import page_map
-from clonal.observe.pages import frames_shown
-from clonal.observe.sharing import snapshot
+from clonal.observe import frames, page_map
+from clonal.observe.family import Member
+from clonal.observe.kinds import MemoryKind, Region
+from clonal.observe.pages import Pages, frames_shown
+from clonal.observe.reading import Reading
+from clonal.observe.sharing import Snapshot, snapshot
 from tests.browser import Browser, browser, chromium
 from tests.integration.sharing_fixtures import running
 
@@ -155,6 +161,47 @@ def test_it_fits_every_width_loads_nothing_and_no_script_fails(shown: Shown, wid
     tab.size(1280, 800)
     assert not tab.problems
     assert all(url.startswith(shown.path.parent.as_uri()) for url in tab.requested)
+
+
+def test_a_family_whose_pages_are_each_shared_by_others_is_drawn_small_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each page has a set of sharers of its own: what names them must become less with the cells."""
+    members, pages = 40, 2000
+    taken = made_up(members, np.random.default_rng(1).random((members, pages)) < 0.5)
+    monkeypatch.setattr(page_map, "MOST_BYTES", len(page_map.page(taken)) // 2)
+    data = re.search(r'id="data">(.*?)</script>', page_map.page(taken))
+    assert data is not None
+    found = json.loads(data[1])
+    assert found["step"] > 1
+    assert all(1 <= count <= members and len(who) == min(count, 13) for count, *who in found["sets"])
+    monkeypatch.setattr(page_map, "MOST_BYTES", 1)
+    assert '"step":2048,' in page_map.page(taken)  # there is no less than a cell for a mapping
+
+
+def test_a_family_that_could_not_be_read_has_a_page_without_cells(shown: Shown) -> None:
+    empty = shown.path.with_name("empty.html")
+    empty.write_text(page_map.page(made_up(2, np.zeros((2, 0), bool))), "utf-8")
+    shown.tab.open(empty, "")
+    shown.tab.ask(READY)
+    for key in ("Home", "ArrowDown", "End"):
+        shown.tab.press(key)
+    assert shown.tab.ask("pageMap.rows().length") == 0 and not shown.tab.problems
+
+
+def made_up(members: int, own: npt.NDArray[np.bool_]) -> Snapshot:
+    """A first member and its children, which have `own` frames of some of its pages."""
+    readings = []
+    number = np.arange(1000, 1000 + own.shape[1])
+    for at, copied in enumerate(own):
+        frame = np.where(copied, number + (at + 1) * 100_000, number)
+        each = Reading(Member(100 + at, 100, "x"), pages=Pages(number, frame, copied.astype(np.uint8)))
+        if len(number):
+            each.regions = [Region(1000 * PAGE, (1000 + len(number)) * PAGE, MemoryKind.BUFFERS, "", 0)]
+        each.place()
+        readings.append(each)
+    forked = [None, *[0] * (members - 1)]
+    return Snapshot(readings, forked, frames.count(readings, forked, True, index=True), True, 0.1)
 
 
 def test_a_large_family_is_drawn_in_runs_and_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:

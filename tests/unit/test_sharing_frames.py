@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from clonal.observe import frames
 from clonal.observe.family import Member
@@ -84,7 +85,9 @@ def test_zeroes_and_swapped_pages_are_not_present() -> None:
     assert (found.present.sum(), found.zero.sum(), found.swapped.sum()) == (1, 1, 1)
 
 
-def test_every_set_of_sharers_is_told() -> None:
+@pytest.mark.parametrize("block", [frames.BLOCK, 7])
+def test_every_set_of_sharers_is_told(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "BLOCK", block)
     rng = np.random.default_rng(3)
     truth: dict[tuple[int, ...], int] = {}
     tables: list[dict[int, tuple[int, int]]] = [{} for _ in range(6)]
@@ -101,6 +104,15 @@ def test_every_set_of_sharers_is_told() -> None:
     for a in range(6):
         for b in range(6):
             assert found.matrix[a, b] == sum(n for who, n in truth.items() if a in who and b in who)
+
+
+def test_in_a_part_of_a_family_a_page_that_others_map_too_is_nobody_s_copy() -> None:
+    parent = made(1, {1: (11, EXCLUSIVE), 2: (12, EXCLUSIVE)})
+    child = made(2, {1: (91, 0), 2: (22, EXCLUSIVE)}, ppid=1)
+    for part, copied in ((True, 1), (False, 2)):
+        for shown in (True, False):
+            found = frames.count([parent, child], [None, 0], shown, part=part)
+            assert found.copied[1, BUFFERS] == copied
 
 
 def test_a_family_without_pages_has_figures_of_nothing() -> None:

@@ -29,6 +29,7 @@ MOST_MEMBERS = 1 << _MEMBER_BITS
 Keys = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.int64]  # members × kinds
 MOST_SETS = 4096  # sets of sharers told apart in `sharers`
+BLOCK = 1 << 21  # cells of a matrix of doubles: 16 MB
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ class Counted:
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """Each frame once, ascending, with the number of its set of sharers in `sets`."""
+    """Each frame once, ascending, with the number of its set of sharers: a row of `sets`, which has a column
+    for each member."""
 
     frame: Numbers
     set_of: Numbers
-    sets: list[tuple[int, ...]]
+    sets: npt.NDArray[np.bool_]
 
 
 def diverged(child: Reading, parent: Reading) -> npt.NDArray[np.bool_]:
@@ -155,7 +157,7 @@ def _by_frames(
     if not len(keys):
         found.elsewhere, found.distinct = np.zeros_like(found.present), np.zeros(len(KINDS), np.int64)
         found.matrix, found.sharers = np.zeros((members, members), np.int64), []
-        found.index = FrameIndex(np.empty(0, np.int64), np.empty(0, np.int64), [()])
+        found.index = FrameIndex(np.empty(0, np.int64), np.empty(0, np.int64), np.zeros((1, members), bool))
         return
     owner = keys >> np.uint64(_MEMBER_AT)  # frame and member
     frame = owner >> np.uint64(_MEMBER_BITS)
@@ -217,20 +219,26 @@ def _sets(
     example[number] = np.arange(len(starts))
     # Which members each set has: those of one of its frames.
     ends = np.append(starts, len(keys))
-    chosen = np.concatenate([np.arange(a, b) for a, b in zip(ends[example], ends[example + 1], strict=True)])
-    chosen_set = np.repeat(np.arange(len(distinct)), ends[example + 1] - ends[example])
-    belongs = np.zeros((len(distinct), members), np.float64)
-    belongs[chosen_set, owners[chosen]] = 1
-    found.matrix = np.rint(belongs.T @ (belongs * pages[:, None])).astype(np.int64)
-    sets = (
-        [tuple(np.flatnonzero(row).tolist()) for row in belongs]
-        if index or len(distinct) <= MOST_SETS
-        else []
-    )
-    biggest = np.argsort(-pages, kind="stable")[:MOST_SETS].tolist()
+    sizes = ends[example + 1] - ends[example]
+    rows = np.repeat(np.arange(len(distinct)), sizes)
+    chosen = np.arange(len(rows)) + np.repeat(ends[example] - (np.cumsum(sizes) - sizes), sizes)
+    sets = np.zeros((len(distinct), members), bool)
+    sets[rows, owners[chosen]] = True
+    found.matrix = _matrix(sets, pages)
     found.sharers = [
-        Sharers(sets[at] if sets else tuple(np.flatnonzero(belongs[at]).tolist()), int(pages[at]))
-        for at in biggest
+        Sharers(tuple(np.flatnonzero(sets[at]).tolist()), int(pages[at]))
+        for at in np.argsort(-pages, kind="stable")[:MOST_SETS].tolist()
     ]
     if index:
         found.index = FrameIndex((keys[starts] >> np.uint64(_FRAME_AT)).astype(np.int64), number, sets)
+
+
+def _matrix(sets: npt.NDArray[np.bool_], pages: Numbers) -> npt.NDArray[np.int64]:
+    """Pages that each two members both map; some sets at a time, since there may be one for each page."""
+    members = sets.shape[1]
+    total = np.zeros((members, members))
+    step = max(1, BLOCK // members)
+    for at in range(0, len(sets), step):
+        part = sets[at : at + step].astype(np.float64)
+        total += part.T @ (part * pages[at : at + step, None])
+    return np.rint(total).astype(np.int64)

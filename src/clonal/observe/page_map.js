@@ -200,9 +200,10 @@
   function sharersOf(layer, run, member) {
     const state = layer.state[run];
     if (!data.shown || !(state >= 1 && state <= 7)) return "";
-    const others = (data.sets[layer.sharers[run]] || []).filter((each) => each !== member).map((each) => data.pids[each]);
-    if (!others.length) return "";
-    return others.length > 12 ? `${others.slice(0, 12).join(", ")} and ${others.length - 12} more` : others.join(", ");
+    const [count, ...who] = data.sets[layer.sharers[run]] || [0]; // of many only the first are there
+    const others = who.filter((each) => each !== member).slice(0, 12).map((each) => data.pids[each]);
+    const more = count - 1 - others.length;
+    return others.length ? others.join(", ") + (more > 0 ? ` and ${more} more` : "") : "";
   }
   function describe(place) {
     const row = rows[place.row], segment = row.segment, pages = pagesPerCell();

@@ -48,6 +48,8 @@ HINT = (
 )
 MOST_BYTES = 4_800_000
 MOST_CELLS = 4_000_000  # of all members: what the browser has to hold
+NAMED = 12  # sharers of a page that are named, as page_map.js does
+SIZES = {"length": 4, "state": 1, "sharers": 4, "present": 4, "alone": 4, "frame": 4}  # bytes of a number
 
 
 class Segment(NamedTuple):
@@ -74,14 +76,20 @@ def page(taken: Snapshot) -> str:
     family = taken.summary()
     layers = [layer(taken, at) for at in range(len(taken.readings))]
     parts = segments(taken.readings)
+    index = taken.counted.index
     step = 1
     while True:
-        data = cells(layers, parts, step)
+        data = cells(layers, parts, step, None if index is None else index.sets)
         if data is not None:
             made = _html(family, data | _facts(taken, family, parts, step), _there(layers))
-            if len(made) < MOST_BYTES:
+            if len(made) < MOST_BYTES or step >= _longest(parts):
                 return made
         step *= 2
+
+
+def _longest(parts: Sequence[Segment]) -> int:
+    """Pages of the longest segment: as a cell they leave nothing to draw together."""
+    return max((part.end - part.start for part in parts), default=1)
 
 
 def _there(layers: Sequence[Layer]) -> set[int]:
@@ -98,7 +106,7 @@ def layer(taken: Snapshot, at: int) -> Layer:
     sharers = np.zeros(len(flags), np.int64)
     if taken.shown and index is not None and len(index.frame):
         sharers = index.set_of[np.minimum(np.searchsorted(index.frame, frame), len(index.frame) - 1)]
-        state = _by_sharers(index.sets, at, taken.parents[at], len(taken.readings))[sharers]
+        state = _by_sharers(index.sets, taken.parents[at])[sharers]
         state = np.where((state == ALONE) & (flags & EXCLUSIVE == 0), OUTSIDE, state)
     else:
         state = np.where(flags & EXCLUSIVE != 0, ALONE, SOME)
@@ -109,19 +117,15 @@ def layer(taken: Snapshot, at: int) -> Layer:
     return Layer(each.pages.number, state.astype(np.uint8), sharers, frame)
 
 
-def _by_sharers(
-    sets: Sequence[tuple[int, ...]], member: int, parent: int | None, members: int
-) -> npt.NDArray[np.uint8]:
-    """The state of a page of this member by the set that shares it."""
-
-    def state(who: tuple[int, ...]) -> int:
-        if len(who) == 1:
-            return ALONE
-        if len(who) == members:
-            return ALL
-        return PARENT if parent in who else SOME
-
-    return np.array([state(who) for who in sets], np.uint8)
+def _by_sharers(sets: npt.NDArray[np.bool_], parent: int | None) -> npt.NDArray[np.uint8]:
+    """The state of a page by the set that shares it, for a member with this parent."""
+    state = np.full(len(sets), SOME, np.uint8)
+    if parent is not None:
+        state[sets[:, parent]] = PARENT
+    counts = sets.sum(axis=1)
+    state[counts == sets.shape[1]] = ALL
+    state[counts == 1] = ALONE
+    return state
 
 
 def segments(readings: Sequence[Reading]) -> list[Segment]:
@@ -144,8 +148,11 @@ def segments(readings: Sequence[Reading]) -> list[Segment]:
     return found
 
 
-def cells(layers: Sequence[Layer], parts: Sequence[Segment], step: int) -> dict[str, Any] | None:
-    """The cells of `step` pages that are not empty, and what each member has there; None if too many."""
+def cells(
+    layers: Sequence[Layer], parts: Sequence[Segment], step: int, sets: npt.NDArray[np.bool_] | None
+) -> dict[str, Any] | None:
+    """The cells of `step` pages that are not empty, and what each member has there; None if too many. Of the
+    sets of sharers those that a cell names: how many members each has, and the first of them."""
     starts = np.array([part.start for part in parts], np.int64)
     sizes = np.array([-(-(part.end - part.start) // step) for part in parts], np.int64)
     first = np.cumsum(sizes) - sizes
@@ -154,22 +161,31 @@ def cells(layers: Sequence[Layer], parts: Sequence[Segment], step: int) -> dict[
         segment = np.searchsorted(starts, each.number, "right") - 1
         return first[segment] + (each.number - starts[segment]) // step
 
-    where = [placed(each) for each in layers] if parts else []
-    used = ascending(np.concatenate([ascending(each) for each in where])) if where else np.empty(0, np.int64)
-    if len(used) * len(layers) > MOST_CELLS:
+    where = [placed(each) for each in layers]
+    used = ascending(np.concatenate([ascending(each) for each in where]))
+    if len(used) * len(layers) > MOST_CELLS and step < _longest(parts):
         return None
+    runs = [
+        _runs(each, np.searchsorted(used, at), len(used), step)
+        for each, at in zip(layers, where, strict=True)
+    ]
+    named = ascending(np.concatenate([each["sharers"] for each in runs]))
+    for each in runs:
+        each["sharers"] = np.searchsorted(named, each["sharers"])
     breaks = np.flatnonzero(np.concatenate([[True], np.diff(used) != 1])) if len(used) else used
     return {
         "first": first.tolist(),
         "used": [_packed(used[breaks], 4), _packed(np.diff(np.append(breaks, len(used))), 4)],
-        "members": [
-            _runs(each, np.searchsorted(used, at), len(used), step)
-            for each, at in zip(layers, where, strict=True)
-        ],
+        "members": [{name: _packed(column, SIZES[name]) for name, column in each.items()} for each in runs],
+        "sets": [] if sets is None else [_told(np.flatnonzero(sets[number])) for number in named.tolist()],
     }
 
 
-def _runs(each: Layer, cell: Numbers, count: int, step: int) -> dict[str, str]:
+def _told(members: Numbers) -> list[int]:
+    return [len(members), *members[: NAMED + 1].tolist()]
+
+
+def _runs(each: Layer, cell: Numbers, count: int, step: int) -> dict[str, npt.NDArray[Any]]:
     """A member's cells as runs of equal ones. Frames are those of the first page that has the cell's state;
     in a run they follow each other."""
     states = len(STATES) + 1
@@ -190,12 +206,12 @@ def _runs(each: Layer, cell: Numbers, count: int, step: int) -> dict[str, str]:
     new[:1] = True
     at = np.flatnonzero(new)
     return {
-        "length": _packed(np.diff(np.append(at, count)), 4),
-        "state": _packed(state[at], 1),
-        "sharers": _packed(sharers[at], 4),
-        "present": _packed(present[at], 4),
-        "alone": _packed(alone[at], 4),
-        "frame": _packed(np.diff(frame[at], prepend=0), 4),  # differences, which are smaller
+        "length": np.diff(np.append(at, count)),
+        "state": state[at],
+        "sharers": sharers[at],
+        "present": present[at],
+        "alone": alone[at],
+        "frame": np.diff(frame[at], prepend=0),  # differences, which are smaller
     }
 
 
@@ -206,7 +222,6 @@ def _packed(values: npt.NDArray[Any], size: int) -> str:
 
 
 def _facts(taken: Snapshot, family: FamilySharing, parts: Sequence[Segment], step: int) -> dict[str, Any]:
-    index = taken.counted.index
     return {
         "page": PAGE,
         "step": step,
@@ -215,7 +230,6 @@ def _facts(taken: Snapshot, family: FamilySharing, parts: Sequence[Segment], ste
         "words": ["nothing in memory", *_words(taken.shown).values()],
         "pids": [each.pid for each in family.members],
         "names": list(map(_name, family.members)),
-        "sets": [] if index is None else index.sets,
         "segments": [[part.start, part.end, str(part.kind), part.name] for part in parts],
         "mapped": [_mapped(each, parts) for each in taken.readings],
     }
