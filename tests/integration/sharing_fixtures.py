@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from clonal.kernel import procfs
+from clonal.observe.family import family
 
 PRELUDE = """
 import json, mmap, os, sys
@@ -65,7 +69,7 @@ tell(children=children, grandchild=int(open(sys.argv[1]).read()))
 
 @contextmanager
 def running(source: str, *args: str, python: str = sys.executable) -> Iterator[dict[str, Any]]:
-    """The program, once it has told its facts; ended afterwards by closing its input."""
+    """The program, once it has told its facts and all of it waits; ended afterwards by closing its input."""
     process = subprocess.Popen(
         [python, "-c", PRELUDE + source, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -73,11 +77,18 @@ def running(source: str, *args: str, python: str = sys.executable) -> Iterator[d
     try:
         line = process.stdout.readline()
         assert line, "the program told nothing"
+        wait_until_asleep(process.pid)
         yield json.loads(line)
     finally:
         process.stdin.close()
         process.wait(20)
         process.stdout.close()
+
+
+def wait_until_asleep(pid: int) -> None:
+    """Until the process and its descendants wait for something: to come there, they may still copy pages."""
+    while any(procfs.stat(each.pid).state in "RD" for each in family(pid)):
+        os.sched_yield()
 
 
 _area: list[mmap.mmap] = []

@@ -102,11 +102,11 @@ def test_a_program_that_is_not_python_is_mapped_too() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Path:
-    """forking_server.c, compiled."""
+    """forking_server.c, compiled, by a name that no other process has."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler")
-    program = tmp_path / "forking_server"
+    program = tmp_path / f"server{os.getpid()}"
     subprocess.run([compiler, "-O1", "-o", program, Path(__file__).with_name("forking_server.c")], check=True)
     return program
 
@@ -117,7 +117,7 @@ def test_a_family_of_c_programs_has_its_kinds_and_copies(server: Path) -> None:
         assert process.stdout
         try:
             assert [process.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
-            family = json.loads(run("forking_server", "--json").stdout)
+            family = json.loads(run(server.name, "--json").stdout)
             table = run(process.pid).stdout
         finally:
             os.killpg(process.pid, signal.SIGKILL)
@@ -134,7 +134,7 @@ def test_a_family_of_c_programs_has_its_kinds_and_copies(server: Path) -> None:
         assert child["kinds"]["shared memory"]["present"] == 2 * megabyte
         assert child["objects_by"] == "no Python"
     assert parent["kinds"]["shared memory"]["present"] == 4 * megabyte
-    assert f"└{children[0]['pid']} forking_server" in table and "python" not in table
+    assert f"└{children[0]['pid']} {server.name}" in table and "python" not in table
 
 
 @pytest.mark.newest

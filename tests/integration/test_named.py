@@ -49,34 +49,34 @@ def written(path: Path, text: str) -> Path:
 
 
 def test_a_family_is_found_by_its_script_module_or_program(tmp_path: Path) -> None:
-    script = written(tmp_path / "some shop.py", FORKS)
+    script = written(tmp_path / f"some shop {os.getpid()}.py", FORKS)
     through_shell = ["sh", "-c", 'exec "$@"', "sh", sys.executable, script]
     for command in ([sys.executable, script], [sys.executable, "-X", "dev", "-u", script], through_shell):
         with running(*command) as pid:
-            assert find("some shop") == find("some shop.py") == pid
+            assert find(script.stem) == find(script.name) == pid
 
 
 def test_a_template_is_found_by_its_role_and_by_the_program_that_made_it(tmp_path: Path) -> None:
-    script = written(tmp_path / "warm_shop.py", TEMPLATE)
+    script = written(tmp_path / f"warm_shop_{os.getpid()}.py", TEMPLATE)
     with running(sys.executable, script) as pid:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         templates = [int(each) for each in children if procfs.stat(int(each)).comm == "clonal-template"]
-        assert find("warm_shop") == pid
+        assert find(script.stem) == pid
         with pytest.MonkeyPatch.context() as patch:  # templates of other tests
             patch.setattr("clonal.observe.named.processes", lambda: map(procfs.stat, [pid, *templates]))
             assert [find("template")] == [find("clonal-template")] == templates
 
 
 def test_two_of_a_name_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    script = written(tmp_path / "twice.py", FORKS)
+    script = written(tmp_path / f"twice_{os.getpid()}.py", FORKS)
     with running(sys.executable, script) as first, running(sys.executable, script, "--port", "2") as second:
         with pytest.raises(NotNamed) as refused:
-            find("twice")
+            find(script.stem)
         assert refused.value.pids == sorted([first, second])
         for verb in (["map"], ["top", "--once"], ["doctor"]):
-            assert main([*verb, "twice"]) == 2
+            assert main([*verb, script.stem]) == 2
             line = capsys.readouterr().err
-            assert line.startswith("clonal: 2 processes are called 'twice'; give the PID of one: ")
+            assert line.startswith(f"clonal: 2 processes are called '{script.stem}'; give the PID of one: ")
             assert f"{second} (" in line and line.count("\n") == 1
 
 

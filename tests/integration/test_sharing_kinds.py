@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 import clonal
+from clonal.kernel import procfs
 from clonal.kernel.probe import KERNEL
 from clonal.kernel.procfs import PAGE, Vma
 from clonal.observe import numa
@@ -42,9 +42,8 @@ tell(child=child, first=first)
     with running(source) as facts:
         family = clonal.sharing(facts["pid"])
     parent, child = (each.kinds[MemoryKind.BUFFERS] for each in family.members)
-    if not parent.huge:
-        pytest.skip("the kernel had no huge page to give")
-    assert parent.huge in (3 * HUGE, 4 * HUGE)
+    if parent.huge < (4 * 512 - facts["first"]) * PAGE // HUGE * HUGE:
+        pytest.skip("the kernel had not all the huge pages to give")
     assert child.huge == parent.huge - HUGE  # its entry for the page it wrote is split into 512
     assert PAGE <= (child.copied or 0) <= PAGE + SLACK
     assert abs(parent.present - child.present) <= SLACK
@@ -191,13 +190,18 @@ def test_pages_are_those_of_the_ranges_asked_for() -> None:
 
 
 def test_figures_agree_with_the_kernel_s_own() -> None:
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as cat:
-        (member,) = clonal.sharing(cat.pid).members
-        assert cat.stdin is not None
-        cat.stdin.close()
+    with running("tell()\n") as facts:
+        before: list[int] = []
+        while before != (before := private(facts["pid"])):  # until no stranger has mapped a library meanwhile
+            (member,) = clonal.sharing(facts["pid"]).members
     assert member.total.present == member.rss
     assert member.total.exclusive == member.uss
     assert member.uss <= member.pss <= member.rss
+
+
+def private(pid: int) -> list[int]:
+    sizes = procfs.smaps_rollup(pid)
+    return [sizes[name] for name in ("Rss", "Private_Clean", "Private_Dirty")]
 
 
 def test_to_look_changes_nothing() -> None:
@@ -209,5 +213,7 @@ tell(children=children)
     with running(source) as facts:
         seen = [clonal.sharing(facts["pid"]).members for _ in range(3)]
     for before, after in zip(seen[0], seen[-1], strict=True):
-        assert after.uss - before.uss <= SLACK  # of some 7,000 pages of objects, one in four is looked at
-        assert after.rss - before.rss <= SLACK
+        for kind in (MemoryKind.OBJECTS, MemoryKind.MALLOC, MemoryKind.BUFFERS):  # what strangers cannot map
+            was, now = before.kinds[kind], after.kinds[kind]
+            assert now.exclusive - was.exclusive <= SLACK  # of 7,000 pages of objects, one in four is read
+            assert now.present - was.present <= SLACK
