@@ -2,10 +2,10 @@
 #include "native.h"
 
 static PyMethodDef *const tables[] = {
-    clonal_image_methods,      clonal_in_place_methods,  clonal_immortal_methods,  clonal_pools_methods,
-    clonal_serve_methods,      clonal_launch_methods,    clonal_interpose_methods, clonal_pagemap_methods,
-    clonal_wire_methods,       clonal_birth_methods,     clonal_life_methods,      clonal_trap_methods,
-    clonal_trap_drain_methods, clonal_trap_keep_methods,
+    clonal_image_methods,      clonal_in_place_methods,  clonal_immortal_methods,    clonal_pools_methods,
+    clonal_serve_methods,      clonal_launch_methods,    clonal_interpose_methods,   clonal_pagemap_methods,
+    clonal_wire_methods,       clonal_birth_methods,     clonal_life_methods,        clonal_trap_methods,
+    clonal_trap_drain_methods, clonal_trap_keep_methods, clonal_trap_theirs_methods,
 };
 
 static int exec_module(PyObject *module)

@@ -21,5 +21,6 @@ extern PyMethodDef clonal_pagemap_methods[];    /* pagemap.c: which image pages 
 extern PyMethodDef clonal_trap_methods[];       /* trap.c: recording of copy-on-write faults */
 extern PyMethodDef clonal_trap_drain_methods[]; /* trap_drain.c: what was recorded, readable */
 extern PyMethodDef clonal_trap_keep_methods[];  /* trap_keep.c: the ring, given to who outlives us */
+extern PyMethodDef clonal_trap_theirs_methods[]; /* trap_theirs.c: SIGTRAPs that are the program's */
 
 #endif

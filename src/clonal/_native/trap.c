@@ -26,6 +26,10 @@
 
 #include "trap_state.h"
 
+#ifndef TRAP_PERF
+#define TRAP_PERF 6 /* include/uapi/asm-generic/siginfo.h, from Linux 5.13 */
+#endif
+
 struct trap_state clonal_trap = {.pagemap = -1, .memory = -1, .watch = -1, .ring_file = -1};
 
 /* ---- one fault ---- */
@@ -97,7 +101,9 @@ static void handle(int signal, siginfo_t *info, void *context)
     (void)signal;
     int saved = errno;
     struct ring *ring = clonal_trap.ring;
-    if (ring)
+    if (info->si_code != TRAP_PERF)
+        trap_pass_on(info);
+    else if (ring)
         note(ring, (uint64_t)info->si_addr, context);
     errno = saved;
 }
@@ -201,8 +207,9 @@ static bool install(struct ring *ring)
     stack_t stack;
     if (sigaction(SIGTRAP, NULL, &old) < 0)
         return false;
-    if (old.sa_sigaction != handle && old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN)
-        return errno = EBUSY, false; /* the program has a handler of its own */
+    if (old.sa_sigaction != handle && old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN &&
+        !trap_has_their_handler())
+        return errno = EBUSY, false; /* the program has a handler of its own, in C */
     unblock(); /* a fork handler may run with all signals blocked, and nobody is told of a fault then */
     if (sigaltstack(NULL, &stack) == 0 && (stack.ss_flags & SS_DISABLE || clonal_trap.own_stack)) {
         stack = (stack_t){.ss_sp = ring->signal_stack, .ss_size = sizeof ring->signal_stack};

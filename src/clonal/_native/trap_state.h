@@ -23,6 +23,12 @@ struct trap_state {
 
 extern struct trap_state clonal_trap;
 
+/* trap_theirs.c: does with a SIGTRAP that no fault sent what the program wants; async-signal-safe */
+void trap_pass_on(const siginfo_t *info);
+
+/* Whether the program has a handler of its own, in Python, that is called from here. */
+bool trap_has_their_handler(void);
+
 struct ring *trap_new_ring(void); /* trap_keep.c; NULL where there is no memory */
 
 /* trap.c: the end of the recording of this process. If the process ends too, the kernel lets go of what was

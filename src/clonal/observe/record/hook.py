@@ -22,6 +22,7 @@ LIMIT = "CLONAL_RECORD_LIMIT"  # its bytes at most
 BACKEND = "CLONAL_RECORD_BACKEND"  # sigtrap or snapshot
 KEEPER = "CLONAL_RECORD_KEEPER"  # "name:secret" of the socket that takes rings (keeper.py)
 DRAIN_SIGNAL = signal.SIGRTMAX - 3  # never sent: the handler of SIGTRAP trips it (PyErr_SetInterruptEx)
+TAKEN = "it has a SIGTRAP handler of its own, in C; the backends bpf and snapshot leave that alone"
 SPAWNS = "_execute_child"  # of subprocess: it forks where preexec_fn or a user is given, else it vforks
 SHARE = 0.05  # of its time that a process may spend on looking at its pages again, after each fork
 
@@ -45,7 +46,7 @@ class Recorder:
         self.waiting = 0  # the process that only makes clones: it is not recorded
         self.keeper(os.environ.get(KEEPER, ""))
         self._draining = False
-        self._their_trap: Any = signal.SIG_DFL
+        self._their_trap: Any = None  # what the program wants of SIGTRAP; None: not asked yet
         self._symbols: dict[int, Any] = {}
         self._maps = ""
         self._written = 0  # faults, of this process
@@ -99,10 +100,12 @@ class Recorder:
             return
         begun = time.monotonic()
         self._await_drain()
+        if self.traps and self._their_trap is None:
+            self._keep_trap(signal.getsignal(signal.SIGTRAP))
         try:
             shared, frames_shown, own, unwatched, why = _native.trap_start(DRAIN_SIGNAL, self.traps)
         except OSError as error:
-            self.note({"failed": str(error)})
+            self.note({"failed": TAKEN if error.filename == "SIGTRAP" else str(error)})
             return
         self._looked_at = time.monotonic()
         self._look = self._looked_at - begun
@@ -115,7 +118,7 @@ class Recorder:
     def _await_drain(self) -> None:
         """Again in each process, for the program may have reset its signals."""
         try:
-            signal.signal(DRAIN_SIGNAL, self.drain)
+            signal.signal(DRAIN_SIGNAL, self._asked)
         except ValueError:  # not the main thread: as it was
             pass
 
@@ -125,9 +128,15 @@ class Recorder:
         facts |= {"spawned": self.spawned, "time": time.monotonic_ns(), "python": sys.version.split()[0]}
         self._write(Kind.PROCESS, facts)
 
-    def drain(self, *_signal: object) -> None:
+    def _asked(self, _number: int, frame: Any) -> None:
+        """By the handler of SIGTRAP: to drain, or to call the program's own handler."""
+        self.drain()
+        if _native.trap_passed() and callable(self._their_trap):
+            self._their_trap(signal.SIGTRAP, frame)
+
+    def drain(self) -> None:
         """Writes out what was recorded since the last time."""
-        if self._draining:  # this is a signal handler, too
+        if self._draining:  # a signal handler does this, too
             return
         self._draining = True
         found = _native.trap_drain() if self.recording else None
@@ -185,11 +194,19 @@ class Recorder:
 
     def signal(self, number: Any, handler: Any) -> Any:
         """signal.signal. A worker that sets all signals that end it, as Celery's do (billiard/common.py
-        reset_signals), would end at its next fault: of SIGTRAP its wish is kept, and not granted."""
-        if number != signal.SIGTRAP or not (self.recording and self.traps):
+        reset_signals), would end at its next fault: its wish is kept, for SIGTRAPs that no fault sent."""
+        if number != signal.SIGTRAP:
             return _really_signal(number, handler)
-        before, self._their_trap = self._their_trap, handler
+        if not (self.recording and self.traps):
+            self._their_trap = None
+            return _really_signal(number, handler)
+        before = self._their_trap
+        self._keep_trap(handler)
         return before
+
+    def _keep_trap(self, wish: Any) -> None:
+        self._their_trap = wish
+        _native.trap_theirs(2 if callable(wish) else int(wish == signal.SIG_IGN))
 
     def execv(self, path: Any, argv: Any) -> None:
         """os.execv, on which all others but execve build (os.py)."""
