@@ -32,6 +32,11 @@ def near(size: int, pages: int) -> bool:
     return 0 <= size - pages * PAGE <= OWN
 
 
+def test_without_a_process_there_is_no_family() -> None:
+    with pytest.raises(TypeError):
+        clonal.sharing()  # type: ignore[call-arg]
+
+
 def test_a_fork_tree_is_counted_to_the_page(tmp_path: Path) -> None:
     with running(TREE, str(tmp_path / "pid")) as facts:
         family = clonal.sharing(facts["pid"])

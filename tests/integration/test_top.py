@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from clonal.observe.family import Unreadable, family
 from clonal.observe.kinds import MemoryKind
+from clonal.observe.top import watch
 from clonal.observe.top.drill import drill
 from clonal.observe.top.sampler import PAGE, Memory, Sampler, copied
 from clonal.observe.top.strain import strain
@@ -159,6 +162,22 @@ assert alone.parent is None and alone.sharing.total.copied is None and "shared" 
 """,
         user,
     )
+
+
+def test_a_command_line_that_changes_is_told_some_looks_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "RENEW", 2)
+    again = "import os, sys; input(); os.execv(sys.executable, [sys.executable, '-c', sys.argv[1], 'again'])"
+    command = [sys.executable, "-c", again, "print(flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        watched = watch.Watch(process.pid)
+        (before,) = watched.look()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        seen = [watched.look()[0].member.command for _ in range(2)]
+        process.stdin.close()
+    assert "again" not in before.member.command.split() and seen[-1].endswith(" again")
 
 
 def test_what_the_parent_has_written_is_no_copy_of_the_member_s() -> None:

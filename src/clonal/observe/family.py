@@ -122,10 +122,11 @@ def processes() -> Iterator[procfs.Stat]:
 def _parents_first(pids: list[int], stats: dict[int, procfs.Stat]) -> list[int]:
     """As found, but one that was asked for comes after its parent that was asked for later."""
     found: dict[int, None] = {}
+    all_of_them = set(pids)
 
     def add(pid: int) -> None:
         parent = stats[pid].ppid
-        if parent in stats and parent in pids and parent not in found:
+        if parent in all_of_them and parent not in found:
             add(parent)
         found[pid] = None
 

@@ -33,6 +33,7 @@ IMAGE_PATH = "/memfd:clonal-image"
 HEAP_SPAN = 64 << 20  # HEAP_MAX_SIZE of glibc's further arenas (malloc/arena.c), to which they are aligned
 LARGE = 128 << 10  # M_MMAP_THRESHOLD of glibc: what malloc takes from mmap
 GUARD = 1 << 20  # at most, of a thread's stack
+LEAST_STACK = 16 << 10  # PTHREAD_STACK_MIN (bits/pthread_stack_min.h)
 _MEMORY_FILES = ("/dev/shm/", "/memfd:", "/SYSV", "/dev/zero", "/anon_hugepage")
 _NAMED = {"stack": MemoryKind.STACK, "obmalloc": MemoryKind.OBJECTS, "malloc": MemoryKind.MALLOC}
 
@@ -144,7 +145,7 @@ def _by_place(index: int, before: Vma | None, vma: Vma, after: Vma | None) -> Re
         return Region(vma.start, vma.end, MemoryKind.OTHER, "", index)
     if _is_arena(vma, after):
         return Region(vma.start, vma.end, MemoryKind.MALLOC, "malloc arena", index)
-    if before is not None and _is_guard(before) and vma.size >= 4 * GUARD // 256:
+    if before is not None and _is_guard(before) and vma.size >= LEAST_STACK:
         return Region(vma.start, vma.end, MemoryKind.STACK, "thread stack", index)
     kind = MemoryKind.BUFFERS if vma.size >= LARGE else MemoryKind.OTHER
     return Region(vma.start, vma.end, kind, "", index, unsure=True)

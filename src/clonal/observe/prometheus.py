@@ -21,7 +21,7 @@ _OF_KINDS = {
 _OF_MEMBERS = {
     "rss": "Resident set, as the kernel counts it",
     "pss": "Proportional share of the resident set",
-    "uss": "Resident memory that would be given back at exit",
+    "uss": "Resident memory that no other process maps, as the kernel counts it",
     "page_tables": "Page tables",
 }
 

@@ -157,14 +157,14 @@ class Snapshot:
         return _summary(self)
 
 
-def sharing(*pids: int) -> FamilySharing:
+def sharing(pid: int, *more: int) -> FamilySharing:
     """Who shares which pages with whom, now: of these processes and all that descend from them.
 
     By the frames of their pages where the kernel shows them (CAP_SYS_ADMIN), else by the bit that says that
     a page is one process's alone; `method` says which, `lost` what is not known then. Raises Error for a
     process that is not there or may not be read; a member that ends meanwhile stays, with a `problem`.
     """
-    return snapshot(pids).summary()
+    return snapshot((pid, *more)).summary()
 
 
 def snapshot(pids: Iterable[int], without: Iterable[int] = (), index: bool = False) -> Snapshot:

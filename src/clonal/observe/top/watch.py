@@ -9,7 +9,9 @@ from typing import NamedTuple
 from clonal.kernel import procfs
 from clonal.observe.family import Member, check, members
 
-RENEW = 16  # looks after which also processes outside are read again: a number may have been given out anew
+RENEW = (
+    16  # looks after which all is read again: a number may have been given out anew, a command line changed
+)
 
 Stats = dict[int, procfs.Stat]
 
@@ -101,7 +103,7 @@ class Watch:
 
     def _members(self, stats: list[procfs.Stat]) -> list[Member]:
         keys = [(stat.pid, stat.starttime, stat.comm) for stat in stats]
-        if list(self._known) != keys:
+        if list(self._known) != keys or self._looks % RENEW == 0:
             self._known = dict(zip(keys, members(stats), strict=True))
         return list(self._known.values())
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from clonal.observe.table import short
 from clonal.observe.top.sampler import Sample
 from clonal.observe.top.strain import Strain
-from clonal.report.table import counted
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -19,8 +18,8 @@ def who(sample: Sample, pid: int | None) -> str:
         return f"process {pid} and all below it have ended" if pid else "no family of forked processes"
     families = len({row.root for row in rows})
     if pid is None or families > 1:
-        words = "1 family" if families == 1 else f"{families} families"
-        return f"{words}, {counted(len(rows), 'process').replace('processs', 'processes')}"
+        words = "1 family" if families == 1 else f"{families:,} families"
+        return f"{words}, {len(rows):,} processes"
     alone = rows[0].member.title
     return alone if len(rows) == 1 else f"{alone} and {len(rows) - 1} more"
 
