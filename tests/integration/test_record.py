@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from clonal.cli.record import _took
 from clonal.observe.analyse import Copy, Recording, load
 from clonal.observe.record import trap
 from clonal.observe.record.file import MAGIC, Kind, Reader, Writer
@@ -198,3 +201,15 @@ def test_what_would_be_too_long_is_counted(tmp_path: Path) -> None:
     writer.write(Kind.FAULTS, {}, b"x" * 400)
     writer.close()
     assert writer.dropped == 10
+
+
+def test_overhead_is_always_told() -> None:
+    assert _took(5_700) == "took 5.70 µs more for each copy, and "
+    assert _took(0.0) == "took no time that could be measured for each copy, and "
+    assert _took(None) == "", "a snapshot does nothing for a single copy"
+
+
+@needs_traps
+def test_overhead_is_cpu_time_whatever_else_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trap, "time", SimpleNamespace(thread_time_ns=time.thread_time_ns))  # no other clock
+    assert trap.cost() > 0

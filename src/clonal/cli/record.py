@@ -114,7 +114,7 @@ def _process(text: str) -> int:
     return pid
 
 
-def chosen_for_running(wanted: str) -> tuple[str, float]:
+def chosen_for_running(wanted: str) -> tuple[str, float | None]:
     """The backend for processes that run already, and what a copy costs more."""
     from clonal.observe.record import bpf
     from clonal.observe.record.trap import CannotRecord
@@ -122,7 +122,7 @@ def chosen_for_running(wanted: str) -> tuple[str, float]:
     if wanted == SIGTRAP:
         raise UserMistake("--backend sigtrap is loaded into a process as it starts: with --pid use bpf")
     if wanted == SNAPSHOT:
-        return SNAPSHOT, 0.0
+        return SNAPSHOT, None
     try:
         return BPF, bpf.cost()
     except CannotRecord as error:
@@ -132,18 +132,19 @@ def chosen_for_running(wanted: str) -> tuple[str, float]:
             f"clonal record: {error}; pages are counted from outside, without lines, causes and types",
             file=sys.stderr,
         )
-        return SNAPSHOT, 0.0
+        return SNAPSHOT, None
 
 
-def cost(backend: str) -> float:
-    """Nanoseconds that a recorded copy takes more. Raises CannotRecord."""
+def cost(backend: str) -> float | None:
+    """Nanoseconds that a recorded copy takes more; None where none is recorded by itself. Raises
+    CannotRecord."""
     if backend == BPF:
         from clonal.observe.record import bpf
 
         return bpf.cost()
     from clonal.observe.record import trap
 
-    return trap.cost() if backend == SIGTRAP else 0.0
+    return trap.cost() if backend == SIGTRAP else None
 
 
 def chosen(wanted: str) -> str:
@@ -203,7 +204,7 @@ def _unwritable(output: Path) -> str:
     return ""
 
 
-def report(output: Path, each: float) -> None:
+def report(output: Path, each: float | None) -> None:
     """What was recorded, to standard error: standard output is the command's."""
     from clonal.observe.analyse import load
 
@@ -228,5 +229,9 @@ def report(output: Path, each: float) -> None:
     )
 
 
-def _took(each: float) -> str:
-    return f"took {duration(each)} more for each copy, and " if each else ""
+def _took(each: float | None) -> str:
+    if each is None:
+        return ""
+    return (
+        f"took {duration(each) + ' more' if each else 'no time that could be measured'} for each copy, and "
+    )
