@@ -11,7 +11,7 @@ import pytest
 import clonal as package
 from clonal.cli.main import main
 from clonal.kernel.probe import KERNEL
-from clonal.observe.doctor import objects
+from clonal.observe.doctor import tables
 from tests.integration.sharing_fixtures import running
 
 pytestmark = pytest.mark.newest
@@ -26,6 +26,25 @@ needs_collapse = pytest.mark.skipif(not KERNEL.madv_collapse, reason="MADV_COLLA
 TABLES = """
 memory = area(256 << 8)
 memory[::PAGE] = b"1" * (len(memory) // PAGE)
+# HERE
+tell(children=[fork(int) for _ in range(6)])
+"""
+
+# A page in each 2 MiB: an image of it has a mapping for each of them.
+SCATTERED = """
+shape, dtype = 1 << 30, "u1"
+table = area(shape // PAGE)
+# TABLE
+for at in range(0, shape, 2 << 20):
+    table[at] = 1
+tell(children=[fork(int) for _ in range(6)])
+"""
+
+# Pages so near to each other that an image has them in one mapping.
+NEAR = """
+memory = area(256 << 8)
+for at in range(0, len(memory), 128 << 10):
+    memory[at] = 1
 # HERE
 tell(children=[fork(int) for _ in range(6)])
 """
@@ -69,23 +88,39 @@ def treated(program: str, found: dict[str, Any]) -> str:
     return program.replace("# HERE", "\n".join(found["remedy"]["lines"]))
 
 
-def tables(pid: int) -> int:
-    """Of the children."""
+def of_children(pid: int) -> int:
+    """Bytes of page tables."""
     return sum(each.page_tables for each in package.sharing(pid).members if each.pid != pid)
 
 
-def test_page_tables_and_what_freezing_saves(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(TABLES) as facts:
-        assert doctor(capsys, facts["pid"]) == []  # 3 MiB in all
-        monkeypatch.setattr(objects, "TABLES", 3 * MIB)
-        monkeypatch.setattr(objects, "OF_MEMORY", 0.01)
+@pytest.mark.parametrize(
+    ("program", "place", "remedy"),
+    [(TABLES, "# HERE", "clonal.freeze()"), (SCATTERED, "# TABLE", "clonal.shared_array"),
+     (NEAR, "# HERE", "clonal.freeze()")],
+)  # fmt: skip
+def test_page_tables_and_what_the_remedy_saves(
+    program: str, place: str, remedy: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(program) as facts:
+        assert doctor(capsys, facts["pid"]) == []  # some MiB in all
+        monkeypatch.setattr(tables, "TABLES", 2 * MIB)
+        monkeypatch.setattr(tables, "OF_MEMORY", 0.01)
         [found] = doctor(capsys, facts["pid"])
-        before = tables(facts["pid"])
-    assert found["finding"] == "page-tables"
-    with running(treated(TABLES, found)) as facts:
-        after = tables(facts["pid"])
+        before = of_children(facts["pid"])
+    assert found["finding"] == "page-tables" and remedy in found["remedy"]["lines"][1]
+    with running(program.replace(place, "\n".join(found["remedy"]["lines"]))) as facts:
+        after = of_children(facts["pid"])
         assert doctor(capsys, facts["pid"]) == []
     assert abs((before - after) / found["gain_bytes"] - 1) <= 0.25, (before, after, found)
+
+
+def test_page_tables_that_children_need_are_no_finding(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "TABLES", 2 * MIB)
+    monkeypatch.setattr(tables, "OF_MEMORY", 0.001)
+    with running(TABLES.replace("fork(int)", "fork(lambda: write(memory, len(memory) // PAGE))")) as facts:
+        assert doctor(capsys, facts["pid"]) == []
 
 
 def test_small_pages_that_each_fork_copies_an_entry_for(capsys: Captured) -> None:

@@ -185,18 +185,24 @@ def test_what_saves_most_comes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "files", "framework"),
+    ("command", "files", "framework"),
     [
         (["/usr/bin/python3", "/usr/bin/gunicorn", "app:app"], [], Framework.GUNICORN),
+        (["python3.13", "-X", "dev", "-u", "-m", "gunicorn", "app:app"], [], Framework.GUNICORN),
+        (["gunicorn:", "master", "[app:app]"], [], Framework.GUNICORN),
+        (["/x/gunicorn/__main__.py", "app:app"], [], Framework.GUNICORN),
+        (["python", "app.py", "--logs", "gunicorn", "/etc/celery"], [], Framework.PLAIN),
         (["celery", "-A", "app", "worker"], [], Framework.CELERY),
         (["python", "train.py"], ["/x/torch/utils/data/dataloader.py"], Framework.LOADER),
-        (["python", "train.py", "pt_data_worker"], ["/x/_multiprocessing.so"], Framework.LOADER),
+        (["pt_data_worker"], ["/x/_multiprocessing.so"], Framework.LOADER),
         (["python", "pool.py"], ["/usr/lib/python3.13/multiprocessing/pool.py"], Framework.MULTIPROCESSING),
         (["python", "app.py"], ["/srv/app.py"], Framework.PLAIN),
+        (["python"], [], Framework.PLAIN),
+        ([], [], Framework.PLAIN),
     ],
 )
-def test_a_framework_is_recognised(words: list[str], files: list[str], framework: Framework) -> None:
-    assert recognise(words, files) is framework
+def test_a_framework_is_recognised(command: list[str], files: list[str], framework: Framework) -> None:
+    assert recognise([["sh", "-c", "x"], command], files) is framework
     remedy = before_fork(framework, "clonal", "clonal.freeze()")
     assert "clonal.freeze()" in " ".join(remedy.lines)
     for each in (

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from clonal.kernel.procfs import PAGE
-from clonal.observe.analyse import Frame, Process, Recording
+from clonal.observe.analyse import Frame, Process, Recording, Stack
 from clonal.observe.doctor.finding import WORTH, Fact
 from clonal.observe.doctor.framework import Framework, recognise
 from clonal.observe.report.count import Row, Tally, tally
@@ -72,8 +72,7 @@ class Copies:
 def sort_out(recording: Recording) -> Copies:
     """First what a child copied that only executes, then what an import did, then by cause."""
     made = tally(recording)
-    words = [*recording.command, *(word for each in recording.processes.values() for word in each.argv)]
-    found = Copies(made, recognise(words, made.files()))
+    found = Copies(made, _framework(made))
     only = executing(recording)
     found.forked = sum(each.generation > 0 for each in recording.processes.values())
     for row, pages in made.rows.items():
@@ -84,6 +83,19 @@ def sort_out(recording: Recording) -> Copies:
         else:
             found.causes.setdefault(_cause(row), Rows())[row] = pages
     return found
+
+
+def _framework(made: Tally) -> Framework:
+    """By what forked processes run in, not by what they import."""
+    processes = made.recording.processes
+    commands = [made.recording.command, *(each.argv for each in processes.values())]
+    stacks = {row.stack for row in made.rows if processes[row.pid].generation}
+    return recognise(commands, {frame.file for stack in stacks for frame in outside(stack)})
+
+
+def outside(stack: Stack) -> Stack:
+    """The frames outside all imports."""
+    return stack[1 + max((at for at, each in enumerate(stack) if each.file.startswith(IMPORT)), default=-1) :]
 
 
 def below_import(row: Row) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clonal.observe.analyse import Recording
-from clonal.observe.doctor import causes, huge, inherited, limits, nodes, objects
+from clonal.observe.doctor import causes, huge, inherited, limits, nodes, objects, tables
 from clonal.observe.doctor.copies import sort_out
 from clonal.observe.doctor.execs import execs
 from clonal.observe.doctor.finding import Finding, ranked
@@ -15,7 +15,7 @@ OF_RECORDINGS = (
     imports, execs,
 )  # fmt: skip
 OF_FAMILIES = (
-    objects.objects_copied, objects.page_tables, huge.small_pages, huge.split_pages, huge.collapsed_pages,
+    objects.objects_copied, tables.page_tables, huge.small_pages, huge.split_pages, huge.collapsed_pages,
     nodes.nodes, objects.swap, objects.mappings, inherited.threads,
     inherited.descriptors, limits.overcommit, limits.limits,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
@@ -15,6 +16,7 @@ class Framework(StrEnum):
     LOADER = "DataLoader"
     MULTIPROCESSING = "multiprocessing"
     PLAIN = "os.fork"
+    NONE = "no Python"
 
 
 _FILES = {
@@ -30,23 +32,39 @@ _PLACES = {
     Framework.MULTIPROCESSING: "before the first Process or Pool is made",
     Framework.PLAIN: "before the first os.fork()",
 }
-LOADS = "pt_data_worker"  # what a worker calls itself (torch/utils/data/_utils/worker.py: _worker_loop)
+_PROGRAMS = {
+    Framework.GUNICORN: "gunicorn",
+    Framework.CELERY: "celery",
+    Framework.LOADER: "pt_data_worker",  # a worker's name (torch/utils/data/_utils/worker.py: _worker_loop)
+}
+INTERPRETER = re.compile(r"(python|pypy)[\d.]*t?$")
+WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")  # options of the interpreter
 CONFIGURATION = "in gunicorn.conf.py"
 
 
-def recognise(words: Iterable[str], files: Iterable[str]) -> Framework:
-    """By the command line, the names of processes, and the files of modules and libraries that are loaded."""
-    names = {os.path.basename(word) for word in words}
-    for each in (Framework.GUNICORN, Framework.CELERY):
-        if each.value in names:
+def recognise(commands: Iterable[Sequence[str]], files: Iterable[str]) -> Framework:
+    """By command lines, the names of processes, and the files of modules and libraries that are at work."""
+    names = {program(command) for command in commands}
+    for each, name in _PROGRAMS.items():
+        if name in names:
             return each
-    if LOADS in names:
-        return Framework.LOADER
     loaded = set(files)
     for part, framework in _FILES.items():
         if any(part in file for file in loaded):
             return framework
     return Framework.PLAIN
+
+
+def program(command: Sequence[str]) -> str:
+    """The name of what runs: of the script or module where it is an interpreter's."""
+    words = list(command)
+    if words and INTERPRETER.match(os.path.basename(words[0])):
+        words.pop(0)
+        while words and words[0].startswith("-") and words[0] != "-m":
+            del words[: 1 + (words[0] in WITH_VALUE)]
+        words = words[1:] if words[:1] == ["-m"] else words
+    path = words[0].removesuffix("/__main__.py") if words else ""
+    return os.path.basename(path).rstrip(":")  # gunicorn's title is "gunicorn: master"
 
 
 def before_fork(framework: Framework, module: str, call: str) -> Remedy:
@@ -67,6 +85,8 @@ def before_fork(framework: Framework, module: str, call: str) -> Remedy:
 def in_child(framework: Framework, call: str, module: str = "") -> Remedy:
     """A call that each forked process is to make first."""
     needs = (f"import {module}",) if module else ()
+    if framework is Framework.NONE:
+        return Remedy("first in the child", (call,))
     if framework is Framework.GUNICORN:
         return Remedy(CONFIGURATION, (*needs, f"def post_fork(server, worker): {call}"))
     if framework is Framework.CELERY:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clonal.kernel import memory
-from clonal.kernel.probe import THP
+from clonal.kernel.probe import KERNEL, THP
 from clonal.kernel.procfs import Smap
 from clonal.observe.doctor.finding import WORTH, Fact, Finding, Remedy
-from clonal.observe.doctor.framework import before_fork
+from clonal.observe.doctor.framework import Framework, before_fork
 from clonal.observe.doctor.patient import Patient
 from clonal.observe.doctor.predicted import first_writes, measured, outlook
 from clonal.plan.server import HUGE
@@ -22,11 +22,14 @@ MAX_SHARED = f"{THP}/khugepaged/max_ptes_shared"
 
 def small_pages(patient: Patient) -> Iterator[Finding]:
     """A fork copies an entry for each of them, one for 2 MiB of huge ones (mm/memory.c copy_page_range)."""
+    remedy = _to_huge(patient.framework)
+    if remedy is None:
+        return
     for parent in patient.parents:
         server = measured(parent.pid)
         if server is None or not server.heap:
             continue
-        found = outlook(server)
+        found = outlook(server, patient.framework is not Framework.NONE)
         if found.saved >= STALL:
             huge, all_ = _huge(patient.entries(parent.pid)), server.heap
             evidence = (
@@ -35,9 +38,18 @@ def small_pages(patient: Patient) -> Iterator[Finding]:
                      f"Anonymous, AnonHugePages of /proc/{parent.pid}/smaps"),
                 _setting(),
             )  # fmt: skip
-            remedy = before_fork(patient.framework, "clonal", "clonal.freeze()")
             yield Finding("small-pages", evidence, remedy, None, found.forks())
             return
+
+
+def _to_huge(framework: Framework) -> Remedy | None:
+    """An image is of huge pages. A program that is not Python asks for them; None where none are given."""
+    if framework is not Framework.NONE:
+        return before_fork(framework, "clonal", "clonal.freeze()")
+    if KERNEL.thp_enabled not in ("always", "madvise"):
+        return None
+    line = "madvise(start, length, MADV_HUGEPAGE);"
+    return Remedy("where the memory is allocated, before it is written to", (line,))
 
 
 def split_pages(patient: Patient) -> Iterator[Finding]:
@@ -48,7 +60,7 @@ def split_pages(patient: Patient) -> Iterator[Finding]:
         for parent, child in patient.forked
     }
     most = max(split, key=lambda pid: split[pid], default=None)
-    if most is None or sum(split.values()) < SPLIT * HUGE * len(split):
+    if patient.framework is Framework.NONE or most is None or sum(split.values()) < SPLIT * HUGE * len(split):
         return
     evidence = (
         Fact(f"{size(sum(split.values()))} that are huge pages in the parent are small ones in "

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from clonal.kernel.procfs import PAGE
 from clonal.observe.analyse import Frame, Stack
-from clonal.observe.doctor.copies import IMPORT, SOURCE, Copies, Rows
+from clonal.observe.doctor.copies import IMPORT, SOURCE, Copies, Rows, outside
 from clonal.observe.doctor.finding import Fact, Finding, Remedy
 from clonal.observe.doctor.framework import CONFIGURATION, Framework, at_start
 from clonal.observe.report.names import FROZEN, INSTALLED, STANDARD, Names
@@ -85,13 +85,13 @@ def is_installed(file: str) -> bool:
 
 def statement(stack: Stack) -> Frame:
     """The innermost line outside all imports."""
-    outermost = max(index for index, frame in enumerate(stack) if frame.file.startswith(IMPORT))
-    outside = [frame for frame in stack[outermost + 1 :] if "/importlib/" not in frame.file]
-    return outside[0] if outside else stack[outermost]
+    callers = outside(stack)
+    by_program = [frame for frame in callers if "/importlib/" not in frame.file]
+    return by_program[0] if by_program else stack[-1 - len(callers)]
 
 
 def _first_module(stack: Stack) -> str:
     """The file of the outermost module that was being loaded."""
-    outermost = max(index for index, frame in enumerate(stack) if frame.file.startswith(IMPORT))
-    inner = [f for f in stack[:outermost] if f.function == "<module>" and not f.file.startswith(IMPORT)]
+    below = stack[: len(stack) - len(outside(stack)) - 1]
+    inner = [f for f in below if f.function == "<module>" and not f.file.startswith(IMPORT)]
     return inner[-1].file if inner else ""

@@ -77,7 +77,10 @@ def descriptors(patient: Patient) -> Iterator[Finding]:
              f"{last - first + 1} of them from {first} to {last}", f"/proc/{most}/fd"),
         Fact(f"{total} in {len(found)} forked processes", "/proc/PID/fd"),
     )  # fmt: skip
-    remedy = in_child(patient.framework, f"os.closerange({first}, {last + 1})", "os")
+    call = f"os.closerange({first}, {last + 1})"
+    if patient.framework is Framework.NONE:
+        call = f"close_range({first}, {last}, 0);"
+    remedy = in_child(patient.framework, call, "os")
     yield Finding("descriptors", evidence, remedy, None, f"{last - first + 1} descriptors less in a child")
 
 

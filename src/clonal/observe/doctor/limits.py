@@ -90,9 +90,8 @@ def oom_score(patient: Patient) -> Iterator[Finding]:
         if own >= theirs:
             text = f"oom_score of process {parent.pid} is {own}, of its children at most {theirs}"
             fact = Fact(text, "/proc/PID/oom_score")
-            yield Finding(
-                "oom-score", (fact,), _raised(patient.framework), None, "a child dies, not the parent"
-            )
+            remedy = _raised(patient.framework, children)
+            yield Finding("oom-score", (fact,), remedy, None, "a child dies, not the parent")
             return
 
 
@@ -100,5 +99,9 @@ def _score(pid: int) -> int:
     return int(procfs.read("oom_score", pid))
 
 
-def _raised(framework: Framework) -> Remedy:
+def _raised(framework: Framework, children: list[int]) -> Remedy:
+    if framework is Framework.NONE:
+        pids = " ".join(map(str, children))
+        line = f"for pid in {pids}; do echo 500 > /proc/$pid/oom_score_adj; done"
+        return Remedy("as the user of these processes", (line,))
     return in_child(framework, 'open("/proc/self/oom_score_adj", "w").write("500")')

@@ -1,26 +1,20 @@
-"""Of a running family: Python objects that were copied, page tables, swapped memory."""
+"""Of a running family: Python objects that were copied, swapped memory, many mappings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from clonal.kernel import procfs
 from clonal.kernel.memory import vm_setting
-from clonal.kernel.procfs import PAGE
 from clonal.observe.doctor.finding import WORTH, Fact, Finding, Remedy
 from clonal.observe.doctor.framework import before_fork
 from clonal.observe.doctor.patient import Patient
 from clonal.observe.doctor.predicted import less_own
 from clonal.observe.kinds import MemoryKind
-from clonal.observe.pages import EXCLUSIVE, FILE, HPAGE
 from clonal.observe.sharing import MemberSharing
 from clonal.report.words import share, size
 
 SWAPPED = 16 << 20
-TABLES, OF_MEMORY = 64 << 20, 0.05  # bytes in the children, and share of all that the family takes
-UPPER = 8  # tables of tables
 NEAR = 0.8  # of vm.max_map_count
 
 
@@ -47,36 +41,6 @@ def objects_copied(patient: Patient) -> Iterator[Finding]:
 def _copied(child: MemberSharing) -> int:
     usage = child.kinds.get(MemoryKind.OBJECTS)
     return (usage.copied or 0) if usage else 0
-
-
-def page_tables(patient: Patient) -> Iterator[Finding]:
-    """Each child has tables of its own for the same memory (kernel/fork.c: dup_mmap)."""
-    children = [child for _, child in patient.forked]
-    tables = sum(child.page_tables for child in children)
-    memory = sum(each.pss for each in patient.family.members)
-    if tables < TABLES or tables < OF_MEMORY * memory:
-        return
-    saved = _saved_tables(patient)
-    evidence = (
-        Fact(f"{size(tables)} in {len(children)} forked processes", "VmPTE of /proc/PID/status"),
-        Fact(f"all memory of the family is {size(memory)}", "Pss of /proc/PID/smaps"),
-        Fact("once frozen, a child has tables for what it touches; what it only reads is not known",
-             "/proc/PID/pagemap"),
-    )  # fmt: skip
-    remedy = before_fork(patient.framework, "clonal", "clonal.freeze()")
-    yield Finding(
-        "page-tables", evidence, remedy, saved or None, "" if saved else "page tables of each child"
-    )
-
-
-def _saved_tables(patient: Patient) -> int:
-    """All but those of pages that a child wrote to or has of files: what it would have touched anyway."""
-    total = 0
-    for _, child in patient.forked:
-        pages = patient.readings[child.pid].pages
-        touched = np.unique(pages.number[pages.flags & (EXCLUSIVE | FILE) != 0] // HPAGE)
-        total += max(0, child.page_tables - (touched.size + UPPER) * PAGE)
-    return total
 
 
 def swap(patient: Patient) -> Iterator[Finding]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from clonal.kernel.procfs import Smap
 from clonal.observe.doctor.framework import Framework, recognise
 from clonal.observe.family import Unreadable
+from clonal.observe.pools import is_python
 from clonal.observe.reading import Reading
 from clonal.observe.sharing import FamilySharing, MemberSharing, snapshot
 
@@ -18,8 +19,8 @@ class Patient:
 
     pid: int
     family: FamilySharing
-    framework: Framework
     readings: dict[int, Reading] = field(default_factory=dict)
+    framework: Framework = Framework.NONE
 
     def entries(self, pid: int) -> list[Smap]:
         """What smaps says of a member."""
@@ -46,6 +47,16 @@ def look(pid: int) -> Patient:
     readings = {each.member.pid: each for each in taken.readings}
     if not any(each.entries for each in readings.values()):
         raise Unreadable(pid, readings[pid].problem)
-    words = [word for each in readings.values() for word in (each.member.name, *each.member.command.split())]
-    files = {vma.path for vma in readings[pid].vmas if vma.path.startswith("/")}
-    return Patient(pid, taken.summary(), recognise(words, files), readings)
+    found = Patient(pid, taken.summary(), readings)
+    return replace(found, framework=_framework(found))
+
+
+def _framework(patient: Patient) -> Framework:
+    """Of the processes that fork; of all where none does."""
+    readings = [patient.readings[each.pid] for each in patient.parents] or list(patient.readings.values())
+    if not any(is_python(each.vmas) for each in readings):
+        return Framework.NONE
+    members = [each.member for each in patient.readings.values()]
+    commands = [words for each in members for words in ([each.name], each.command.split())]
+    files = {vma.path for each in readings for vma in each.vmas if vma.path.startswith("/")}
+    return recognise(commands, files)

@@ -26,31 +26,31 @@ def costs() -> Costs:
 
 @dataclass(frozen=True)
 class Outlook:
-    """A child that writes what `fleet` says. `now`: of the server as it is; `frozen`: of the same as an
-    image."""
+    """A fork. `now`: of the server as it is; `then`: of its memory as an image, or in huge pages."""
 
     now: Way
-    frozen: Way
+    then: Way
     costs: Costs
 
     @property
     def saved(self) -> float:
         """Nanoseconds of each fork."""
-        return self.now.stall - self.frozen.stall
+        return self.now.stall - self.then.stall
 
     def forks(self) -> str:
-        return _told("one fork", self.now.stall, self.frozen.stall, self.costs)
+        return _told("one fork", self.now.stall, self.then.stall, self.costs)
 
 
 def _told(what: str, before: float, after: float, prices: Costs) -> str:
     return f"{what} {duration(before)} → {duration(after)}, by clonal plan ({prices.origin.kind} costs)"
 
 
-def outlook(server: Server) -> Outlook:
-    """Of a child that touches nothing of the heap."""
+def outlook(server: Server, image: bool) -> Outlook:
+    """Of a child that touches nothing of the heap. `image`: it is frozen then."""
     fleet, prices = Fleet(written=0.0, read=0.0), costs()
     now = way("image" if server.image else "cow", server, fleet, prices)
-    return Outlook(now, way("image", replace(server.thawed, huge_image=True), fleet, prices), prices)
+    huge = replace(server.thawed, huge_image=True) if image else replace(server, thp=True, tables=None)
+    return Outlook(now, way("image" if image else "cow", huge, fleet, prices), prices)
 
 
 def first_writes(pages: int) -> str:
