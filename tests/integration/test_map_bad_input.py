@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from clonal.kernel import procfs
+from clonal.observe import family, reading
 from tests.support import run_script
 
 pytestmark = pytest.mark.newest
@@ -182,6 +184,21 @@ def test_a_process_that_hides_its_memory_is_told_among_its_family() -> None:
         """,
         user="nobody",
     )
+
+
+def test_one_that_has_given_up_its_memory_but_is_no_zombie_yet_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As it is for a moment in every exit: what was its user's to read is root's already."""
+    pid, stat = os.getpid(), procfs.stat()
+    assert not family.ended(pid)
+    monkeypatch.setattr(procfs, "stat", lambda _: stat._replace(state="R", vsize=0, rss=0))
+    monkeypatch.setattr(procfs, "smaps", denied)
+    assert reading.read(family.Member(pid, 1, "x"), None, {}, None).problem == reading.ENDED
+
+
+def denied(pid: int) -> list[procfs.Smap]:
+    raise PermissionError(pid)
 
 
 def test_thousands_of_mappings_are_no_trouble() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("textual")
 
+from rich.cells import cell_len
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
@@ -203,6 +204,15 @@ def test_all_fits_a_terminal_of_80_by_24_and_a_wider_one_shows_commands() -> Non
         assert app.table.size.height >= 14
 
     drive(Played(FOUR), steps, size=(160, 50))
+
+
+def test_letters_of_two_columns_leave_the_figures_in_theirs() -> None:
+    async def steps(app: TopApp, pilot: Pilot[None]) -> None:
+        plain, wide = (app.table.render_line(y).text for y in (0, 1))
+        assert cell_len(plain) == cell_len(wide) == 80 and "日本" in wide and "…" in wide
+        assert cell_len(wide.partition("148M")[0]) == cell_len(plain.partition("96.0M")[0]) + 1
+
+    drive(Played([row(100, 6), row(101, 58, "日本語の名前ですよ")]), steps)
 
 
 def test_two_hundred_members_scroll() -> None:

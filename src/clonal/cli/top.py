@@ -99,11 +99,11 @@ def show(sample: Sample, pid: int | None) -> None:
         out.print(line, markup=False)
     out.print()
     room = max(12, min(50, out.width - FIGURES))
-    rows = [("member", [column.heading for column in COLUMNS], "bold")]
+    rows = [("member".ljust(room), [column.heading for column in COLUMNS], "bold")]
     rows += [(label(row, room, tree=True), cells(row), "") for row in sample.rows]
-    for name, figures, style in [*rows, ("all", totals(sample), "bold green")]:
+    for name, figures, style in [*rows, ("all".ljust(room), totals(sample), "bold green")]:
         texts = (text.rjust(column.width) for column, text in zip(COLUMNS, figures, strict=True))
-        out.print(name.ljust(room) + "".join(texts), style=style, markup=False, no_wrap=True)
+        out.print(name + "".join(texts), style=style, markup=False, no_wrap=True)
     for problem in sorted({f"{row.pid}: {row.problem}" for row in sample.rows if row.problem}):
         out.print(f"Not known of process {problem}", markup=False)
     if sample.hidden and pid is None:

@@ -90,11 +90,13 @@ def check(pid: int) -> None:
 
 def ended(pid: int) -> bool:
     """Whether a process has no memory any more. Its files in /proc are root's then (fs/proc/base.c
-    task_dump_owner): others are denied what was theirs to read."""
+    task_dump_owner): others are denied what was theirs to read. It gives its memory up before it is a zombie
+    (kernel/exit.c do_exit)."""
     try:
-        return procfs.stat(pid).state in "ZX"
+        stat = procfs.stat(pid)
     except (ProcessLookupError, FileNotFoundError):
         return True
+    return stat.state in "ZX" or stat.vsize == 0
 
 
 def denied(pid: int) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len, set_cell_size
+
 from clonal.observe.family import Member, shortened
 from clonal.observe.table import short
 from clonal.observe.top.sampler import Row, Sample
@@ -72,14 +74,14 @@ FIGURES = sum(column.width for column in COLUMNS)
 
 
 def label(row: Row, width: int, tree: bool) -> str:
-    """Who it is, cut to `width`: the command line where there is room."""
+    """Who it is, exactly so wide: with the command line where there is room."""
     branch = " " * min(row.depth - 1, 4) + "└" if tree and row.depth else ""
     name = row.member.name if row.member.role == "process" else row.member.role
     text = f"{branch}{row.pid} {name}"
     command = _besides(row.member)
-    if command and width - len(text) >= 12:
+    if command and width - cell_len(text) >= 12:
         text += f" {command}"
-    return text if len(text) <= width else text[: width - 1] + "…"
+    return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
 
 
 def _besides(member: Member) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 
+from rich.cells import set_cell_size
 from rich.text import Text
 
 from clonal.observe.top.columns import COLUMNS, cells, rate, size
@@ -73,7 +74,7 @@ class Detail(Page):
         role = "" if member.role == "process" else f", a {member.role}"
         figures = zip(COLUMNS, cells(track.row_now()), strict=True)
         yield f"process {member.pid} ({member.name}){role}, child of {member.ppid}{state}", "bold"
-        yield member.command[:width], "dim"
+        yield set_cell_size(member.command, width), "dim"
         yield "", ""
         yield "".join(column.heading.rjust(column.width + 1) for column in COLUMNS), "bold"
         yield "".join(text.rjust(column.width + 1) for column, text in figures), ""

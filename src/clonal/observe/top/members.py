@@ -147,7 +147,7 @@ class MemberTable(ScrollView, can_focus=True):
         elif row.problem:
             base = self.get_component_rich_style("members--dim")
         room = label_width(self.container_size.width)
-        parts = [Segment(label(row, room, self.as_tree).ljust(room), base)]
+        parts = [Segment(label(row, room, self.as_tree), base)]
         for column, text in zip(COLUMNS, cells(row), strict=True):
             parts.append(Segment(text.rjust(column.width), self._style(row, column.name, base)))
         return Strip(parts).adjust_cell_length(width, base)
