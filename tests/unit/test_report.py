@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -146,6 +147,21 @@ def test_a_program_that_never_forked_is_told_so(tmp_path: Path) -> None:
     assert "No Python process was hooked in" in shown and "exit status 3" in shown
 
 
+def scant(folder: Path) -> Path:
+    """Of which much is missing."""
+    recorded = Recorded(folder / "scant")
+    recorded.process(1, failed="\x1b[31m" + "very " * 40)
+    recorded.copies(1, 1, (), "unknown", lost=7)
+    return recorded.close(status=None)
+
+
+def test_a_type_that_is_not_known_is_not_said_to_be_none(tmp_path: Path) -> None:
+    shown = text(summary(tally(load(scant(tmp_path))), 80))
+    assert (
+        re.search(r"by type of the object written\n  \(unknown\) +1 ", shown) and "(no object)" not in shown
+    )
+
+
 VIEWS: dict[str, Callable[[Tally, int], Iterable[Line]]] = {
     "summary": summary,
     "tree": tree.text,
@@ -156,9 +172,9 @@ VIEWS: dict[str, Callable[[Tally, int], Iterable[Line]]] = {
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_fits_80_and_60_columns_and_disturbs_no_terminal(view: str, tmp_path: Path) -> None:
-    for recording in (strange(tmp_path), shop(tmp_path)):
+    for recording in map(load, (strange(tmp_path), shop(tmp_path), scant(tmp_path))):
         for width in (80, 60):
-            lines = text(VIEWS[view](tally(load(recording)), width)).split("\n")
+            lines = text(VIEWS[view](tally(recording), width)).split("\n")
             assert lines and all(line.isprintable() for line in lines)
             assert max(map(cell_len, lines)) <= width
 

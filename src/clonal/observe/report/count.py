@@ -11,6 +11,7 @@ from clonal.observe.analyse import OUTCOMES, UNKNOWN, Frame, Recording, Stack, W
 
 PAGE = 4096  # recordings are of x86-64
 NOT_SURE = "copied or reused"
+UNTOLD = "unknown"  # a cause that could not be told
 assert NOT_SURE in OUTCOMES
 
 
@@ -29,6 +30,11 @@ class Row(NamedTuple):
     def frame(self) -> Frame:
         """The line of Python that copied; if there is none, the C function."""
         return next((frame for frame in self.stack if frame != UNKNOWN), self.native)
+
+    @property
+    def written(self) -> str:
+        """The type of the object written to, or that there is none, or that it is not known."""
+        return self.type or ("(unknown)" if self.cause == UNTOLD else "(no object)")
 
     @property
     def native(self) -> Frame:

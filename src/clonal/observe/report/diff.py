@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from clonal.observe.report.count import Row, Tally
 from clonal.observe.report.names import Names
 from clonal.observe.report.summary import plural, shortcomings
-from clonal.observe.report.text import BAD, BOLD, DIM, GOOD, Line, amount, fit, fit_end, fit_place
+from clonal.observe.report.text import BAD, BOLD, DIM, GOOD, Line, amount, fit, fit_end, fit_place, wrapped
 from clonal.report.table import counted
 
 ROWS = 10
@@ -36,7 +36,7 @@ def changes(before: Tally, after: Tally, key: Callable[[Tally], Callable[[Row], 
 
 
 def _of(attribute: str) -> Callable[[Tally], Callable[[Row], str]]:
-    return lambda _tally: lambda row: getattr(row, attribute) or "(no object)"
+    return lambda _tally: lambda row: getattr(row, attribute)
 
 
 def _function(made: Tally) -> Callable[[Row], str]:
@@ -45,7 +45,7 @@ def _function(made: Tally) -> Callable[[Row], str]:
     return lambda row: f"{names.function(row.frame)}\0{names.module(row.frame.file)}"
 
 
-SECTIONS = (("by cause", _of("cause")), ("by kind of memory", _of("category")), ("by type", _of("type")))
+SECTIONS = (("by cause", _of("cause")), ("by kind of memory", _of("category")), ("by type", _of("written")))
 
 
 def text(before: Tally, after: Tally, width: int) -> Iterator[Line]:
@@ -55,7 +55,8 @@ def text(before: Tally, after: Tally, width: int) -> Iterator[Line]:
         what = f"{counted(each.copied, 'page')}{each.only}, {amount(each.copied)}, {processes}"
         path = fit_end(each.recording.path, width - len(what) - 10)
         yield ((f"{name:7} ", DIM), (path, BOLD), (f"  {what}", ""))
-        yield from (((f"        {note}", BAD),) for note in shortcomings(each.recording))
+        for note in shortcomings(each.recording):
+            yield from wrapped(note, width, BAD, indent=" " * 8)
     yield ()
     yield _heading("pages copied", width)
     yield _row(Change("all", before.copied, after.copied), width)

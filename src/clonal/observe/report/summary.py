@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,9 +23,10 @@ from clonal.observe.report.text import (
     fit_place,
     percent,
     sparkline,
+    wrapped,
 )
 from clonal.report.table import counted
-from clonal.report.words import duration, printable
+from clonal.report.words import duration
 
 ROWS = 8  # of a ranking; the rest is one line
 PROCESSES = 12
@@ -53,14 +53,14 @@ def summary(made: Tally, width: int) -> Iterator[Line]:
 def _heading(recording: Recording, width: int) -> Iterator[Line]:
     yield ((fit(shlex.join(recording.command) or "(command not known)", width).rstrip(), BOLD),)
     if "processor" in recording.machine:
-        yield from _wrapped(sentence(_complete(recording.machine)), width, DIM)
+        yield from wrapped(sentence(_complete(recording.machine)), width, DIM)
     processes = recording.processes.values()
     depth = len({process.generation for process in processes})
     text = plural(len(processes), "process")
     text += f", {counted(depth, 'generation')}" if depth > 1 else ""
-    yield from _wrapped(f"{text}; recorded by {recording.backend or '?'}; {_status(recording)}", width, DIM)
+    yield from wrapped(f"{text}; recorded by {recording.backend or '?'}; {_status(recording)}", width, DIM)
     for note in shortcomings(recording):
-        yield from _wrapped(note, width, BAD)
+        yield from wrapped(note, width, BAD)
 
 
 def _complete(machine: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _unwatched(recording: Recording) -> Iterator[str]:
 def _total(made: Tally, width: int) -> Iterator[Line]:
     if not made.recording.processes:
         why = made.recording.empty
-        yield from _wrapped(f"{why[0].upper()}{why[1:]}.", width)
+        yield from wrapped(f"{why[0].upper()}{why[1:]}.", width)
         return
     yield ((f"{counted(made.copied, 'page')} copied{made.only}: {amount(made.copied)}", BOLD),)
     if not made.copied:
@@ -146,7 +146,7 @@ def _total(made: Tally, width: int) -> Iterator[Line]:
 def _rankings(names: Names) -> Iterator[tuple[str, Callable[[Row], str]]]:
     yield "by cause", lambda row: row.cause
     yield "by kind of memory", lambda row: row.category
-    yield "by type of the object written", lambda row: row.type or "(no object)"
+    yield "by type of the object written", lambda row: row.written
 
 
 def _ranking(title: str, found: list[tuple[str, int]], whole: int, width: int) -> Iterator[Line]:
@@ -246,21 +246,21 @@ def _besides(made: Tally, width: int) -> Iterator[Line]:
     yield ()
     if made.not_sure:
         sure = "the kernel does not show which"
-        yield from _wrapped(f"{made.not_sure:,} of the pages were copied or reused: {sure}.", width, DIM)
+        yield from wrapped(f"{made.not_sure:,} of the pages were copied or reused: {sure}.", width, DIM)
     if made.by_recording:
-        yield from _wrapped(f"{made.by_recording:,} more were copied by the recording itself.", width, DIM)
+        yield from wrapped(f"{made.by_recording:,} more were copied by the recording itself.", width, DIM)
     if made.reused:
         who = "by the last process that had them, which copies nothing"
-        yield from _wrapped(f"{made.reused:,} more were written {who}.", width, DIM)
+        yield from wrapped(f"{made.reused:,} more were written {who}.", width, DIM)
     if fresh:
-        yield from _wrapped(f"{fresh:,} were touched for the first time, which copies nothing.", width, DIM)
+        yield from wrapped(f"{fresh:,} were touched for the first time, which copies nothing.", width, DIM)
     if any(process.ended is None for process in made.recording.processes.values()):
         why = "it was killed, it runs on, or the recording ends before it"
-        yield from _wrapped(f"no end: {why}{_last(made.recording)}.", width, DIM)
+        yield from wrapped(f"no end: {why}{_last(made.recording)}.", width, DIM)
     if made.copied:
         path = shlex.quote(made.recording.path)
         path = path if len(path) <= max(width - 50, 20) else "FILE"
-        yield from _wrapped(
+        yield from wrapped(
             f"Further: clonal report {path} --source, --tree, --flamegraph FILE.html", width, DIM
         )
 
@@ -275,8 +275,3 @@ def _last(recording: Recording) -> str:
 def plural(count: int, noun: str) -> str:
     """`1 process`, `2 processes`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "es")
-
-
-def _wrapped(text: str, width: int, style: str = "") -> Iterator[Line]:
-    for line in textwrap.wrap(printable(text), width):
-        yield ((line, style),)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len, chop_cells
 
@@ -40,6 +41,12 @@ def fit_end(text: str, width: int) -> str:
     while cell_len(text) > width - 1:
         text = text[1:]
     return "…" + text
+
+
+def wrapped(text: str, width: int, style: str = "", indent: str = "") -> Iterator[Line]:
+    """Lines at most so wide."""
+    for line in textwrap.wrap(printable(text), width, initial_indent=indent, subsequent_indent=indent):
+        yield ((line, style),)
 
 
 def fit_place(function: str, place: str, width: int) -> str:
