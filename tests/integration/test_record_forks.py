@@ -143,6 +143,29 @@ def test_what_is_mapped_anew_is_no_copy_and_what_is_moved_is(user: str | None) -
 
 
 @needs_traps
+@pytest.mark.newest
+@needs_traps
+def test_a_process_forked_while_another_thread_writes_out_writes_out_itself() -> None:
+    run_script(
+        """
+        import os
+        from clonal.observe.record.hook import Recorder
+
+        buffer = bytearray(4096 * 20)
+        buffer[::4096] = b"1" * 20
+        recorder = Recorder("r", 1 << 20)
+        recorder._draining = True
+        child = os.fork()
+        if not child:
+            recorder.child()
+            buffer[::4096] = b"2" * 20
+            recorder.drain()
+            os._exit(recorder._written < 20)
+        assert os.waitpid(child, 0)[1] == 0
+        """
+    )
+
+
 def test_forks_by_a_thread_are_recorded() -> None:
     """The workers of a pool are replaced by a thread of its."""
     assert pages(POOL, 1, None)["work"] == 600

@@ -72,7 +72,7 @@ class Recorder:
     def child(self) -> None:
         """In a new process."""
         self.generation += 1
-        self.recording = False
+        self.recording = self._draining = False  # another thread may have been draining when it was forked
         caller = sys._getframe().f_back
         self.spawned = caller is not None and caller.f_code.co_name == SPAWNS
         self._symbols, self._maps, self._written, self._whole, self._look = {}, "", 0, True, 0.0
