@@ -255,6 +255,31 @@ def test_what_is_missing_is_said(change: str, said: str) -> None:
 
 
 @pytest.mark.newest
+@pytest.mark.parametrize("failure", ["raise OSError", "os.kill(os.getpid(), 9)"])
+def test_the_child_that_ebpf_is_tried_out_on_ends_whatever_fails(failure: str) -> None:
+    """run_script fails where a process is left behind, and where one waits for ever."""
+    run_script(
+        f"""
+        import os
+        from contextlib import suppress
+        from clonal.observe.record import bpf
+
+        class Program:
+            def python(self, *_):
+                {failure}
+            def forget(self, _):
+                pass
+
+        if os.fork() == 0:
+            with suppress(OSError):
+                bpf._child(bytearray(4096), Program(), True)
+            os._exit(0)
+        os.wait()
+        """
+    )
+
+
+@pytest.mark.newest
 @needs_bpf
 @pytest.mark.skipif(not IS_ROOT, reason="this user has no rights to give up")
 def test_nobody_is_told_which_rights_are_needed() -> None:

@@ -142,7 +142,6 @@ def test_what_is_mapped_anew_is_no_copy_and_what_is_moved_is(user: str | None) -
     assert found == {"write_to_what_was_moved": pytest.approx(1000, abs=5)}
 
 
-@needs_traps
 @pytest.mark.newest
 @needs_traps
 def test_a_process_forked_while_another_thread_writes_out_writes_out_itself() -> None:
@@ -166,6 +165,7 @@ def test_a_process_forked_while_another_thread_writes_out_writes_out_itself() ->
     )
 
 
+@needs_traps
 def test_forks_by_a_thread_are_recorded() -> None:
     """The workers of a pool are replaced by a thread of its."""
     assert pages(POOL, 1, None)["work"] == 600

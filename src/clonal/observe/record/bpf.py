@@ -90,6 +90,7 @@ def _child(heap: bytearray, program: Program, record: bool) -> tuple[int, int]:
     pid = os.fork()
     if pid == 0:
         try:
+            os.close(go)  # so that it ends with its parent
             os.read(go_reader, 1)
             start = time.thread_time_ns()
             heap[::PAGE] = b"2" * PAGES
