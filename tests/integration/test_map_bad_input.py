@@ -194,10 +194,11 @@ def test_one_that_has_given_up_its_memory_but_is_no_zombie_yet_has_ended(
     assert not family.ended(pid)
     monkeypatch.setattr(procfs, "stat", lambda _: stat._replace(state="R", vsize=0, rss=0))
     monkeypatch.setattr(procfs, "smaps", denied)
-    assert reading.read(family.Member(pid, 1, "x"), None, {}, None).problem == reading.ENDED
+    told = reading.read(family.Member(pid, 1, "x"), None, reading.Common(), None)
+    assert told.problem == reading.ENDED
 
 
-def denied(pid: int) -> list[procfs.Smap]:
+def denied(pid: int, _: object) -> list[procfs.Smap]:
     raise PermissionError(pid)
 
 

@@ -183,7 +183,8 @@ def test_pages_are_those_of_the_ranges_asked_for() -> None:
     with running("import ctypes\nmemory = area(50)\nwrite(memory, 20)\n"
                  "tell(start=ctypes.addressof(ctypes.c_char.from_buffer(memory)))\n") as facts:  # fmt: skip
         start = facts["start"]
-        found = pages(facts["pid"], [(start, start + 10 * PAGE), (start + 15 * PAGE, start + 50 * PAGE)])
+        spans = [(start + first * PAGE, start + last * PAGE) for first, last in ((0, 4), (4, 10), (15, 50))]
+        found = pages(facts["pid"], spans)
     numbers = [*range(10), *range(15, 20)]
     assert (found.number - start // PAGE).tolist() == numbers
     assert bool(found.frame.all()) == frames_shown()

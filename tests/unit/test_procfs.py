@@ -45,6 +45,28 @@ def test_smaps_has_sizes_and_flags_of_one_mapping() -> None:
     assert entry.sizes["Private_Dirty"] == 3 * PAGE
 
 
+def test_mappings_that_say_the_same_are_told_apart_and_a_kernel_may_say_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (
+        b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0 \nSize: 4 kB\nRss: 0 kB\nVmFlags: rd wr \n"
+        b"7f0000002000-7f0000003000 r--s 00000000 fe:00 7  /a: b\r\nSize: 4 kB\nRss: 0 kB\nVmFlags: rd wr \n"
+        b"7f0000004000-7f0000006000 rw-p 00000000 00:00 0\nSize: 8 kB\nTHPeligible: 1\n"
+    )
+    monkeypatch.setattr(procfs, "read", lambda name, pid: text)
+    first, second, third = procfs.smaps()
+    assert (first.vma.start, second.vma.start, second.vma.path) == (
+        0x7F0000000000,
+        0x7F0000002000,
+        "/a: b\r",
+    )
+    assert first.sizes == second.sizes == {"Size": 4096, "Rss": 0}
+    assert first.flags == second.flags == {"rd", "wr"}
+    assert third.sizes == {"Size": 8192, "THPeligible": 1} and not third.flags
+    text = b""
+    assert procfs.smaps() == []
+
+
 def test_a_rollup_is_the_sum_of_smaps() -> None:
     rollup, total = procfs.smaps_rollup(), procfs._sum_smaps(None)
     for key in ("Rss", "Anonymous", "Private_Dirty"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,7 +62,7 @@ class Smap(NamedTuple):
     """One entry of /proc/PID/smaps: the mapping, its counters in bytes, its VmFlags."""
 
     vma: Vma
-    sizes: dict[str, int]
+    sizes: Mapping[str, int]
     flags: frozenset[str]
 
 
@@ -170,26 +170,33 @@ def vma_count(pid: int | None = None) -> int:
     return read("maps", pid).count(b"\n")
 
 
-def smaps(pid: int | None = None) -> list[Smap]:
+def smaps(pid: int | None = None, seen: dict[bytes, Vma] | None = None) -> list[Smap]:
     """The mappings of a process with what of each is in memory. The kernel walks every page
-    table for this: some 10 ms per GB."""
-    found: list[Smap] = []
-    sizes: dict[str, int] = {}
-    known: dict[bytes, tuple[str, int]] = {}  # most lines say 0: each is parsed once
-    for line in _lines(read("smaps", pid)):
-        if figure := known.get(line):
-            sizes[figure[0]] = figure[1]
-            continue
-        key, _, value = line.partition(b":")
-        if b" " in key:  # "start-end perms …": a heading, whose device has the colon
-            sizes = {}
-            found.append(Smap(_parse_vma(line), sizes, frozenset()))
-        elif key == b"VmFlags":
-            found[-1] = found[-1]._replace(flags=frozenset(value.decode().split()))
-        else:
-            name, size = known[line] = key.decode(), _size(value)
-            sizes[name] = size
+    table for this: some 10 ms per GB. `seen`: mappings by their lines, which processes that were
+    forked have in common; added to."""
+    import re  # not loaded into a template for this
+
+    seen = {} if seen is None else seen
+    content = read("smaps", pid)
+    headings = list(re.finditer(rb"^[0-9a-f]+-[0-9a-f]+ .*\n", content, re.MULTILINE))  # "start-end perms …"
+    ends = [each.start() for each in headings[1:]] + [len(content)]
+    known: dict[bytes, tuple[Mapping[str, int], frozenset[str]]] = {}  # thousands of small ones say the same
+    found = []
+    for heading, end in zip(headings, ends, strict=False):  # no heading at all where it has ended
+        body = content[heading.end() : end]
+        if (figures := known.get(body)) is None:
+            figures = known[body] = _figures(body)
+        if (vma := seen.get(heading[0])) is None:
+            vma = seen[heading[0]] = _parse_vma(heading[0])
+        found.append(Smap(vma, *figures))
     return found
+
+
+def _figures(body: bytes) -> tuple[Mapping[str, int], frozenset[str]]:
+    """What follows a heading: counters, and VmFlags."""
+    pairs = {key: value for key, _, value in (line.partition(b":") for line in _lines(body))}
+    flags = pairs.pop(b"VmFlags", b"").decode().split()
+    return {key.decode(): _size(value) for key, value in pairs.items()}, frozenset(flags)
 
 
 def _size(value: bytes) -> int:

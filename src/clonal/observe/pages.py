@@ -99,7 +99,10 @@ def _batches(spans: Iterable[Span]) -> Iterator[list[Span]]:
         at, last = start // PAGE, end // PAGE
         while at < last:
             upto = min(last, at + room)
-            batch.append((at, upto))
+            if batch and batch[-1][1] == at:  # the next mapping follows without a gap: one read for both
+                batch[-1] = batch[-1][0], upto
+            else:
+                batch.append((at, upto))
             room -= upto - at
             at = upto
             if not room:

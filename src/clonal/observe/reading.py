@@ -62,17 +62,25 @@ class Reading:
         self.kinds = np.repeat(codes, self._counts())
 
 
-def read(member: Member, zero: Numbers | None, cache: programs.Cache, parent: Reading | None) -> Reading:
+@dataclass
+class Common:
+    """What members of a family have in common, read once: where programs end, mappings by their lines."""
+
+    programs: programs.Cache = field(default_factory=dict)
+    vmas: dict[bytes, Vma] = field(default_factory=dict)
+
+
+def read(member: Member, zero: Numbers | None, common: Common, parent: Reading | None) -> Reading:
     """One member. Of a mapping that its parent has too, at the same place, the kinds are the parent's: only
     what is new is looked into. `zero`: frames of zeroes, None where frames are not shown."""
     found = Reading(member)
     pid = member.pid
     try:
-        found.entries = procfs.smaps(pid)
+        found.entries = procfs.smaps(pid, common.vmas)
         found.status = procfs.status(pid)
         if not found.entries:
             raise ProcessLookupError
-        found.regions = classify(found.vmas, programs.extents(pid, cache))
+        found.regions = classify(found.vmas, programs.extents(pid, common.programs))
         found.nodes = numa.by_node(pid)
         found.pages = pages(pid, _spans(pid, found.entries), zero)
         if is_python(found.vmas):

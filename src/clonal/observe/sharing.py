@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from clonal.kernel.procfs import PAGE
-from clonal.observe import frames, programs
+from clonal.observe import frames
 from clonal.observe.family import Member, family
 from clonal.observe.frames import Counted
 from clonal.observe.kinds import KINDS, MemoryKind
 from clonal.observe.pages import frames_shown, zero_frames
-from clonal.observe.reading import Reading, read
+from clonal.observe.reading import Common, Reading, read
 
 Method = Literal["pfn", "exclusive bit"]
 LOST = (
@@ -194,14 +194,14 @@ def _read_all(members: Sequence[Member], shown: bool) -> list[Reading]:
     """All members, some at a time: the kernel's work is done without the interpreter's lock. A generation
     after the other, since a child's mappings are known from its parent's."""
     zero = zero_frames() if shown else None
-    cache: programs.Cache = {}
+    common = Common()
     done: dict[int, Reading] = {}
     left = list(members)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         while left:
             waiting = {member.pid for member in left}
             ready = [member for member in left if member.ppid not in waiting]
-            jobs = [pool.submit(read, each, zero, cache, done.get(each.ppid)) for each in ready]
+            jobs = [pool.submit(read, each, zero, common, done.get(each.ppid)) for each in ready]
             done.update((job.result().member.pid, job.result()) for job in jobs)
             left = [member for member in left if member.pid not in done]
     return [done[member.pid] for member in members]
