@@ -160,10 +160,17 @@ def test_one_process_can_be_looked_at(shown: Shown) -> None:
 def test_pointing_at_a_box_tells_about_it(shown: Shown) -> None:
     tab, path = shown
     tab.open(path, "?point")
-    x, y = tab.ask(f"(({{ x, y }}) => [x + 9, y + 9])({label('main app.py:18')}.getBoundingClientRect())")
-    tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-    told = tab.ask(ALL)
-    assert told.startswith("main app.py:18") and "10 pages, 40 KiB, 10.0 %" in told and "data 10" in told
+
+    def told(name: str) -> str:
+        x, y = tab.ask(f"(({{ x, y }}) => [x + 9, y + 9])({label(name)}.getBoundingClientRect())")
+        tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        said: str = tab.ask(ALL)
+        return said
+
+    said = told("main app.py:18")
+    assert said.startswith("main app.py:18") and "10 pages, 40 KiB, 10.0 %" in said and "data 10" in said
+    assert told("gc header dict").startswith("gc header of dict ")
+    assert told("data :").startswith("data libc.so.6"), "of no object"
 
 
 @pytest.mark.parametrize("wide", [1280, 700, 400])

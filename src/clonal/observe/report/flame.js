@@ -138,7 +138,7 @@
   function tell(each) {
     const [name, where] = words(each), about = byId("about");
     const first = document.createElement("p"), second = document.createElement("p");
-    first.append(Object.assign(document.createElement("b"), { textContent: each.kind ? `${name} of ${where || "no object"}` : name }));
+    first.append(Object.assign(document.createElement("b"), { textContent: each.kind && where ? `${name} of ${where}` : name }));
     const file = each.kind ? words(each.parent)[1] : where;
     first.append(" ", Object.assign(document.createElement("code"), { textContent: file }));
     second.append(`${pagesOf(each.pages)}, ${bytes(each.pages)}, ${share(each.pages)}`);
