@@ -15,7 +15,9 @@ import pytest
 import clonal
 from clonal.errors import CloneDied, SetupFailed, TemplateDied
 from clonal.observe.analyse import Recording, load
+from clonal.observe.family import KEEPER, family
 from clonal.observe.record import clones, hook, trap
+from tests.clone_work import until
 from tests.integration.test_record import CLONAL, ROOT, needs_traps
 
 PAGES, PAGE = 512, 4096
@@ -149,6 +151,9 @@ def test_a_killed_template_leaves_its_recording_and_no_keeper(path: Path) -> Non
 def test_without_its_keeper_clones_are_made_and_recorded(path: Path) -> None:
     with clonal.Template(setup=warm, record=path) as template:
         (keeper,) = keepers(template.pid)
+        until(lambda: Path(f"/proc/{keeper}/comm").read_text() == f"{KEEPER}\n")
+        roles = [member.role for member in family(template.pid)]
+        assert roles == ["template", "process"], "it is no clone"
         ended = os.pidfd_open(keeper)
         os.kill(keeper, signal.SIGKILL)
         assert select.select([ended], [], [], 60)[0]

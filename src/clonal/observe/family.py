@@ -14,6 +14,7 @@ from clonal.report.words import printable
 Role = Literal["template", "clone", "process"]
 
 TEMPLATE, CLONE = "clonal-template", "clonal-clone"  # names that _native/serve.c and birth.c give
+KEEPER = "clonal-keeper"  # a child of a template that is no clone (record/keeping.py)
 
 
 class Unreadable(Error):
@@ -143,7 +144,7 @@ def members(stats: Sequence[procfs.Stat]) -> list[Member]:
     for each in stats:
         if each.comm == TEMPLATE:
             roles[each.pid] = "template"
-        elif roles.get(each.ppid) == "template" or each.comm == CLONE:
+        elif each.comm != KEEPER and (roles.get(each.ppid) == "template" or each.comm == CLONE):
             roles[each.pid] = "clone"
         else:
             roles[each.pid] = "process"

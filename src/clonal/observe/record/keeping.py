@@ -15,6 +15,7 @@ from pathlib import Path
 
 import clonal
 from clonal.clone.launch import DEVNULL, launch
+from clonal.observe.family import KEEPER
 from clonal.observe.record.file import Writer
 from clonal.observe.record.keeper import Keeper, listening
 
@@ -58,6 +59,7 @@ class Keeping:
 
 def main(number: str, path: str) -> None:
     """The keeper."""
+    Path("/proc/self/comm").write_text(KEEPER)
     for each in UNHEEDED:
         signal.signal(each, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # it has two descriptors for each process
