@@ -150,10 +150,11 @@ def test_a_killed_template_leaves_its_recording_and_no_keeper(path: Path) -> Non
 @needs_traps
 def test_without_its_keeper_clones_are_made_and_recorded(path: Path) -> None:
     with clonal.Template(setup=warm, record=path) as template:
+        assert template.clone(write, 1).result() == 1, "the template has settled"
         (keeper,) = keepers(template.pid)
-        until(lambda: Path(f"/proc/{keeper}/comm").read_text() == f"{KEEPER}\n")
-        roles = [member.role for member in family(template.pid)]
-        assert roles == ["template", "process"], "it is no clone"
+        assert until(lambda: Path(f"/proc/{keeper}/comm").read_text() == f"{KEEPER}\n", 60)
+        roles = {member.pid: member.role for member in family(template.pid)}
+        assert roles[template.pid] == "template" and roles[keeper] == "process", "it is no clone"
         ended = os.pidfd_open(keeper)
         os.kill(keeper, signal.SIGKILL)
         assert select.select([ended], [], [], 60)[0]
