@@ -96,6 +96,27 @@ def test_without_frames_the_exclusive_bit_tells_what_is_alone_and_copied(tmp_pat
     )
 
 
+def test_what_has_executed_a_program_was_not_forked_also_where_addresses_are_not_at_random() -> None:
+    source = """
+import ctypes, subprocess
+if ctypes.CDLL(None).personality(0x0040000) < 0:  # ADDR_NO_RANDOMIZE, for what it executes
+    tell(children=[])
+last = "print(0, flush=True); input()"
+middle = (
+    "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=-1);"
+    "child.stdout.readline(); print(child.pid, flush=True); input()"
+)
+child = subprocess.Popen([sys.executable, "-c", middle, last], stdout=subprocess.PIPE)
+tell(children=[child.pid, int(child.stdout.readline())])
+"""
+    with running(source) as facts:
+        if not facts["children"]:
+            pytest.skip("personality() is not allowed here")
+        family = clonal.sharing(facts["pid"])
+    assert [each.pid for each in family.members[1:]] == facts["children"]
+    assert not any(each.forked for each in family.members) and family.total.copied is None
+
+
 @needs_frames
 def test_pages_that_only_the_parent_has_rewritten_are_its_copies_not_its_children_s() -> None:
     source = """

@@ -33,6 +33,7 @@ class Reading:
     pages: Pages = field(default_factory=Pages.none)
     kinds: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
     status: procfs.Status | None = None
+    stat: procfs.Stat | None = None
     nodes: dict[int, int] = field(default_factory=dict)
     objects_by: str = "no Python"
     problem: str = ""
@@ -43,9 +44,9 @@ class Reading:
 
     @property
     def address_space(self) -> tuple[int, int] | None:
-        """What a fork keeps and an exec chooses anew: where the vdso and the stack lie."""
-        places = {vma.path: vma.start if vma.path == "[vdso]" else vma.end for vma in self.vmas}
-        return (places.get("[vdso]", 0), places["[stack]"]) if "[stack]" in places else None
+        """What a fork keeps and an exec chooses anew: where the code and the stack begin (fs/binfmt_elf.c
+        load_elf_binary). Above that lie its arguments: it differs without random addresses too."""
+        return None if self.stat is None else (self.stat.start_code, self.stat.start_stack)
 
     def region_of_pages(self) -> Numbers:
         """The index of the region of each page; len(regions) where there is none."""
@@ -77,7 +78,7 @@ def read(member: Member, zero: Numbers | None, common: Common, parent: Reading |
     pid = member.pid
     try:
         found.entries = procfs.smaps(pid, common.vmas)
-        found.status = procfs.status(pid)
+        found.status, found.stat = procfs.status(pid), procfs.stat(pid)
         if not found.entries:
             raise ProcessLookupError
         found.regions = classify(found.vmas, programs.extents(pid, common.programs))
