@@ -276,7 +276,7 @@ def test_a_process_that_ends_meanwhile_costs_only_what_is_not_there(
 
 def test_a_family_that_ends_before_it_was_read(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     with running("tell()") as facts:
-        monkeypatch.setattr(reading.procfs, "smaps", lambda _pid: [])
+        monkeypatch.setattr(reading.procfs, "smaps", lambda *_: [])
         assert main(["doctor", str(facts["pid"])]) == 2
     told = capsys.readouterr()
     assert "ended while it was read" in told.err and told.err.count("\n") == 1 and not told.out
