@@ -81,6 +81,19 @@ run(work)
 """
 )
 
+# Strings: their makers do not clear them first, and of a pool of four pages one has the header.
+ALLOCATOR_STRINGS = (
+    PRELUDE
+    + """
+texts = [str(number).ljust(420) for number in range(24_000)]
+texts = [text for number, text in enumerate(texts) if number % 8]
+def work():
+    return [str(number).ljust(420) for number in range(3_000)]
+# HERE
+run(work)
+"""
+)
+
 IMPORTS = (
     PRELUDE
     + """
@@ -105,7 +118,7 @@ memory[::4096] = b"1" * (len(memory) // 4096)
 # FORK
 pid = os.fork()
 if pid == 0:
-    os.execv("/bin/true", ["true"])
+    os.execvp("true", ["true"])
 # END
 os.waitpid(pid, 0)
 """

@@ -53,6 +53,7 @@ def findings(path: Path) -> list[dict[str, Any]]:
         pytest.param("reference-counts", programs.MULTIPROCESSING, marks=needs_immortal),
         ("gc-headers", programs.GC),
         pytest.param("allocator", programs.ALLOCATOR, marks=needs_immortal),
+        pytest.param("allocator", programs.ALLOCATOR_STRINGS, marks=needs_immortal),
         ("imports", programs.IMPORTS),
         ("exec", programs.EXEC),
         ("shared-tables", programs.TABLES),

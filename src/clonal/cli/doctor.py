@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps({"version": 1, "findings": found, "notes": looked.notes}, indent=1))
     else:
         show(looked.findings)
-    names = {each.name for each in looked.findings}
+    names = {name for each in looked.findings for name in each.names}
     if names & set(arguments.fail_on) or (ANY in arguments.fail_on and names):
         return 1
     return 0 if looked.whole else INCOMPLETE
@@ -180,7 +180,7 @@ def text(found: Sequence[Finding]) -> Iterator[str]:
     yield f"clonal doctor: {counted(len(found), 'finding')}{gain}"
     for number, each in enumerate(found, 1):
         yield ""
-        yield f"{number}. {each.name}: {each.what}"
+        yield f"{number}. {', '.join((each.name, *each.also))}: {each.what}"
         for fact in each.evidence:
             told = f"{fact.text} ({fact.source})"
             yield textwrap.fill(told, WIDTH, initial_indent="   ", subsequent_indent="     ")

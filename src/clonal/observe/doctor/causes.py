@@ -2,63 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from clonal.kernel.procfs import PAGE
-from clonal.observe.doctor.copies import ALLOCATED, SOURCE, Copies, Rows
+from clonal.observe.doctor.copies import ALLOCATED, OBJECTS, SOURCE, Copies, Rows
 from clonal.observe.doctor.finding import Fact, Finding, Remedy
 from clonal.observe.doctor.framework import before_fork
 from clonal.observe.doctor.predicted import less_own
 from clonal.observe.report.count import row_of
 from clonal.report.words import size
 
-OBJECTS, BUFFERS = "python objects", "large buffers"
+BUFFERS = "large buffers"
 
 
-def reference_counts(copies: Copies) -> Iterator[Finding]:
-    """Immortal objects have no counts to write (PEP 683). Code that runs writes to its own instructions: they
-    are specialised (PEP 659)."""
-    found = copies.of("reference count")
-    code = sum(pages for row, pages in found.items() if row.type == "code")
-    saved = (found.total() - code) * PAGE
-    if copies.enough(saved):
+class Cause(NamedTuple):
+    """`saved` bytes of the copies for it, which make up a finding if they are `enough`."""
+
+    name: str
+    rows: Rows
+    saved: int
+    why: str
+    enough: bool
+
+
+def by_cause(copies: Copies) -> Iterator[Finding]:
+    """An image of immortal objects saves what all three causes copy. For headers of the collector alone there
+    is less to do: frozen objects are in no generation (Modules/gcmodule.c: gc_freeze)."""
+    counts, headers, blocks = every = _causes(copies)
+    found = [each for each in every if each.enough]
+    if found == [headers]:
+        remedy = before_fork(copies.framework, "gc", "gc.freeze()")
+        yield Finding(headers.name, _evidence(copies, found), remedy, headers.saved)
+    elif found:
+        first = max((each for each in (counts, blocks) if each.enough), key=lambda each: each.saved)
+        told = sorted(found, key=lambda each: each is not first)
         remedy = before_fork(copies.framework, "clonal", "clonal.freeze()")
-        evidence = [copies.amount(found, "for reference counts"), copies.top(found)]
-        if code:
-            text = f"{code:,} of them of code, which is copied all the same: it counts how often it runs"
-            evidence.append(Fact(text, SOURCE))
-        yield Finding("reference-counts", tuple(evidence), _on_3_12(copies, remedy), saved)
+        if first is counts:
+            remedy = _on_3_12(copies, remedy)
+        saved = sum(each.saved for each in every)
+        also = tuple(each.name for each in told[1:])
+        yield Finding(first.name, _evidence(copies, told), remedy, saved, also=also)
+
+
+def _causes(copies: Copies) -> tuple[Cause, Cause, Cause]:
+    def cause(name: str, rows: Rows, why: str, without: int = 0) -> Cause:
+        saved = (rows.total() - without) * PAGE
+        return Cause(name, rows, saved, why, copies.enough(saved))
+
+    counts = copies.of("reference count")
+    return (
+        cause("reference-counts", counts, "for reference counts", _of_code(counts)),
+        cause("gc-headers", copies.of("gc header"), "for headers of the collector"),
+        cause("allocator", copies.of(ALLOCATED, OBJECTS), "for headers of pools and reused blocks"),
+    )
+
+
+def _of_code(rows: Rows) -> int:
+    """Code that runs writes to its own instructions: they are specialised (PEP 659)."""
+    return sum(pages for row, pages in rows.items() if row.type == "code")
+
+
+def _evidence(copies: Copies, causes: Sequence[Cause]) -> tuple[Fact, ...]:
+    found = [fact for each in causes for fact in (copies.amount(each.rows, each.why), copies.top(each.rows))]
+    code = sum(_of_code(each.rows) for each in causes if each.name == "reference-counts")
+    if code:
+        text = f"{code:,} of them of code, which is copied all the same: it counts how often it runs"
+        found.append(Fact(text, SOURCE))
+    return tuple(found)
 
 
 def _on_3_12(copies: Copies, remedy: Remedy) -> Remedy:
-    """Objects can be immortal since CPython 3.12."""
+    """Objects can be immortal since CPython 3.12 (PEP 683)."""
     version = str(copies.recording.machine.get("python", "")).split()[-1:] or ["3.12"]
     numbers = version[0].split(".")
     if len(numbers) > 1 and numbers[0] == "3" and numbers[1].isdigit() and int(numbers[1]) < 12:
         return Remedy(f"{remedy.where}, with CPython 3.12 or later", remedy.lines)
     return remedy
-
-
-def gc_headers(copies: Copies) -> Iterator[Finding]:
-    """Frozen objects are in no generation (Modules/gcmodule.c: gc_freeze)."""
-    found = copies.of("gc header")
-    saved = found.total() * PAGE
-    if copies.enough(saved):
-        remedy = before_fork(copies.framework, "gc", "gc.freeze()")
-        evidence = (copies.amount(found, "for headers of the collector"), copies.top(found))
-        yield Finding("gc-headers", evidence, remedy, saved)
-
-
-def allocator(copies: Copies) -> Iterator[Finding]:
-    """freeze() takes half-used pools out of use, so that new objects go to fresh pages."""
-    found = copies.of(ALLOCATED, OBJECTS)
-    saved = found.total() * PAGE
-    if copies.enough(saved):
-        remedy = before_fork(copies.framework, "clonal", "clonal.freeze()")
-        evidence = (copies.amount(found, "for headers of pools and reused blocks"), copies.top(found))
-        yield Finding("allocator", evidence, remedy, saved)
 
 
 def objects(copies: Copies) -> Iterator[Finding]:

@@ -18,6 +18,24 @@ from clonal.report.words import size
 IMPORT = "<frozen importlib"
 ALLOCATED = "allocator metadata"
 SOURCE = "recording"
+OBJECTS, OF_OBJECTS = "python objects", ("reference count", "gc header", "data")
+# Functions of CPython that write to an object first: of Objects/object.c, Python/gc.c and single types.
+MAKERS = (
+    "_Py_NewReference",
+    "PyType_GenericAlloc",
+    "_PyType_Alloc",
+    "_PyObject_New",
+    "_PyObject_GC_New",
+    "PyObject_Init",
+    "PyUnicode_New",
+    "PyBytes_FromStringAndSize",
+    "PyLong_From",
+    "_PyLong_",
+    "PyFloat_From",
+    "PyList_New",
+    "PyTuple_New",
+    "PyFunction_New",
+)
 Rows = Counter[Row]  # with their pages
 
 
@@ -81,7 +99,7 @@ def sort_out(recording: Recording) -> Copies:
         elif recording.processes[row.pid].generation and below_import(row):
             found.imports[row] = pages
         else:
-            found.causes.setdefault(_cause(row), Rows())[row] = pages
+            found.causes.setdefault(cause_of(row), Rows())[row] = pages
     return found
 
 
@@ -102,11 +120,13 @@ def below_import(row: Row) -> bool:
     return any(frame.file.startswith(IMPORT) for frame in row.stack)
 
 
-def _cause(row: Row) -> str:
-    """The C library knows no counts: what it writes to one begins a new object in a block that was free."""
-    if row.cause == "reference count" and os.path.basename(row.library).startswith(("libc.", "libc-")):
-        return ALLOCATED
-    return row.cause
+def cause_of(row: Row) -> str:
+    """A maker of objects, and the C library where it clears one (it knows no counts), begin a new one in a
+    block that was free: nothing that was there at the fork is looked at."""
+    if row.category != OBJECTS or row.cause not in OF_OBJECTS:
+        return row.cause
+    cleared = row.cause == "reference count" and os.path.basename(row.library).startswith(("libc.", "libc-"))
+    return ALLOCATED if cleared or row.symbol.startswith(MAKERS) else row.cause
 
 
 def executing(recording: Recording) -> set[int]:

@@ -11,8 +11,7 @@ from clonal.observe.doctor.imports import imports
 from clonal.observe.doctor.patient import Patient
 
 OF_RECORDINGS = (
-    causes.reference_counts, causes.gc_headers, causes.allocator, causes.objects, causes.shared_tables,
-    imports, execs,
+    causes.by_cause, causes.objects, causes.shared_tables, imports, execs,
 )  # fmt: skip
 OF_FAMILIES = (
     objects.objects_copied, tables.page_tables, huge.small_pages, huge.split_pages, huge.collapsed_pages,

@@ -48,13 +48,18 @@ class Remedy(NamedTuple):
 @dataclass(frozen=True)
 class Finding:
     """`gain` in bytes: memory that is not copied any more; None where the gain is not memory, and `instead`
-    says what it is."""
+    says what it is. `also`: names of other findings that the same lines mend; they are in the gain."""
 
     name: str
     evidence: tuple[Fact, ...]
     remedy: Remedy
     gain: int | None = None
     instead: str = ""
+    also: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> set[str]:
+        return {self.name, *self.also}
 
     @property
     def what(self) -> str:
@@ -65,6 +70,7 @@ class Finding:
         return {
             "finding": self.name,
             "what": self.what,
+            "also": list(self.also),
             "evidence": [fact._asdict() for fact in self.evidence],
             "remedy": {"where": self.remedy.where, "lines": list(self.remedy.lines)},
             "gain_bytes": self.gain,

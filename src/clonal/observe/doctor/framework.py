@@ -20,11 +20,10 @@ class Framework(StrEnum):
 
 
 _FILES = {
-    "/gunicorn/": Framework.GUNICORN,
-    "/celery/": Framework.CELERY,
-    "/billiard/": Framework.CELERY,
-    "/torch/utils/data/": Framework.LOADER,
-    "/multiprocessing/": Framework.MULTIPROCESSING,
+    "/gunicorn/arbiter.py": Framework.GUNICORN,
+    "/billiard/process.py": Framework.CELERY,
+    "/torch/utils/data/_utils/worker.py": Framework.LOADER,
+    "/multiprocessing/process.py": Framework.MULTIPROCESSING,
     "/_multiprocessing.": Framework.MULTIPROCESSING,  # the module's library, among the mappings
 }
 _PLACES = {
@@ -43,7 +42,8 @@ CONFIGURATION = "in gunicorn.conf.py"
 
 
 def recognise(commands: Iterable[Sequence[str]], files: Iterable[str]) -> Framework:
-    """By command lines, the names of processes, and the files of modules and libraries that are at work."""
+    """By command lines, the names of processes, and the files: those that a forked process runs in, or of
+    libraries that are loaded."""
     names = {program(command) for command in commands}
     for each, name in _PROGRAMS.items():
         if name in names:

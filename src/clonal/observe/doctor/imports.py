@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import linecache
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from clonal.kernel.procfs import PAGE
-from clonal.observe.analyse import Frame, Stack
-from clonal.observe.doctor.copies import IMPORT, SOURCE, Copies, Rows, outside
+from clonal.observe.copies import OUTER, Frame, Stack
+from clonal.observe.doctor.copies import ALLOCATED, IMPORT, SOURCE, Copies, Rows, cause_of, outside
 from clonal.observe.doctor.finding import Fact, Finding, Remedy
 from clonal.observe.doctor.framework import CONFIGURATION, Framework, at_start
 from clonal.observe.report.names import FROZEN, INSTALLED, STANDARD, Names
@@ -17,7 +19,8 @@ from clonal.report.words import size
 
 WHOLE = re.compile(r"(import [\w., ]+|from \w[\w.]* import [\w, ]+)$")  # not `from . import`
 BEGUN = re.compile(r"from (?P<module>\w[\w.]*) import ")
-LINES, PART = 4, 0.05  # of the pages, for a line of a library
+MOST, WIDTH = 60, 90  # statements, and columns of a line
+LOADS = ("exec_module", "create_module")  # importlib/_bootstrap_external.py: a module that was found runs
 LOADS_THE_APP = ("import_app", "load_wsgiapp")  # gunicorn/util.py, gunicorn/app/wsgiapp.py
 
 
@@ -37,12 +40,13 @@ def imports(copies: Copies) -> Iterator[Finding]:
     evidence = (
         copies.amount(found, f"below import statements, in {len(pids)} of {copies.forked} forked processes"),
         Fact(f"most below {', '.join(place for place, _ in places.most_common(3))}", SOURCE),
-    )
+        Fact(f"{_in_free_blocks(found):,} of them in blocks that were free: what else the program makes may "
+             "copy these in their place", SOURCE),
+    )  # fmt: skip
     if preload:
         remedy = Remedy(CONFIGURATION, ("preload_app = True",))
     else:
-        lines = [line for line, _ in _lines(by_stack, copies.names).most_common(LINES)]
-        remedy = at_start(copies.framework, lines)
+        remedy = at_start(copies.framework, _joined(_statements(by_stack, copies.names)))
     if not remedy.lines:  # none of the statements can be read here
         return
     fresh = sum(each.fresh for each in copies.recording.processes.values() if each.pid in pids) * PAGE
@@ -50,32 +54,75 @@ def imports(copies: Copies) -> Iterator[Finding]:
     yield Finding("imports", evidence, remedy, saved, besides)
 
 
+def _in_free_blocks(rows: Rows) -> int:
+    return sum(pages for row, pages in rows.items() if cause_of(row) == ALLOCATED)
+
+
 def _loads_the_app(stack: Stack) -> bool:
     return any(frame.function in LOADS_THE_APP for frame in stack)
 
 
-def _lines(by_stack: Counter[Stack], names: Names) -> Counter[str]:
-    """Import statements by pages: the program's own, also those that others left little to copy; or if there
-    are none, those of libraries, of which many load nothing new."""
-    all_, own = Counter[str](), Counter[str]()
-    for stack, pages in by_stack.items():
+def _statements(by_stack: Counter[Stack], names: Names) -> list[str]:
+    """Import statements that loaded something: the program's own first, then those that libraries run later;
+    each by pages. All of them: what one is spared, the next copies in its place."""
+    found, own = Counter[str](), set[str]()
+    loaded = [stack for stack in by_stack if _has_loaded(stack)]
+    for stack in loaded:
         if line := line_of(stack, names):
-            all_[line] += pages
-            own[line] += 0 if is_installed(statement(stack).file) else pages
-    least = PART * sum(by_stack.values())
-    return +own or Counter({line: pages for line, pages in all_.items() if pages >= least})
+            found[line] += by_stack[stack]
+            if is_own(statement(stack)):
+                own.add(line)
+    return sorted(found, key=lambda line: (line not in own, -found[line]))[:MOST]
+
+
+def _has_loaded(stack: Stack) -> bool:
+    """Whether a module was being loaded, not merely looked for."""
+    return any(frame.function.rpartition(".")[2] in LOADS for frame in stack if frame.file.startswith(IMPORT))
+
+
+def _joined(statements: list[str]) -> list[str]:
+    """Few lines of them; a package is loaded with its modules."""
+    modules: dict[str, None] = {}
+    others = []
+    for line in statements:
+        if line.startswith("import "):
+            modules |= dict.fromkeys(name.split()[0] for name in line.removeprefix("import ").split(","))
+        else:
+            others.append(line)
+    told = [each for each in modules if not any(other.startswith(f"{each}.") for other in modules)]
+    begun = textwrap.wrap(", ".join(told), WIDTH, break_long_words=False, break_on_hyphens=False)
+    return [*(f"import {line.rstrip(',')}" for line in begun), *others]
 
 
 def line_of(stack: Stack, names: Names) -> str:
-    """The import statement of the program that led here; "" if it is not known."""
+    """The import statement of the program that led here, or the module that a library loads; "" if it is not
+    known."""
     frame = statement(stack)
-    text = linecache.getline(frame.file, frame.line).partition("#")[0].strip().rstrip(";")
+    text = ""
+    if is_own(frame):
+        text = linecache.getline(frame.file, frame.line).partition("#")[0].strip().rstrip(";")
     if WHOLE.match(text):
         return text
     if begun := BEGUN.match(text):
         return f"import {begun['module']}"
     module = _first_module(stack)
-    return f"import {names.module(module)}" if module else ""
+    return f"import {_module(module, names)}" if module else ""
+
+
+def _module(file: str, names: Names) -> str:
+    """Its name: of the program's own from the innermost folder on that is no package."""
+    if is_installed(file) or not file.endswith(".py"):
+        return names.module(file)
+    path = Path(file)
+    parts = [path.stem] if path.stem != "__init__" else []
+    while (path := path.parent).joinpath("__init__.py").exists():
+        parts.insert(0, path.name)
+    return ".".join(parts)
+
+
+def is_own(frame: Frame) -> bool:
+    """Whether it is a line of the program's own."""
+    return frame != OUTER and not is_installed(frame.file)
 
 
 def is_installed(file: str) -> bool:

@@ -33,6 +33,11 @@ _really_signal = signal.signal
 installed: Recorder | None = None
 
 
+def _text(word: Any) -> str:
+    """A path or an argument; a path may be a descriptor."""
+    return os.fsdecode(word) if isinstance(word, str | bytes | os.PathLike) else repr(word)
+
+
 class Recorder:
     """The recording of this process."""
 
@@ -222,7 +227,7 @@ class Recorder:
         """The end of this program, unless the call fails: then the recording goes on."""
         if self.recording:
             self.drain()
-            words = [word if isinstance(word, str) else repr(word) for word in (path, *argv)]
+            words = [_text(word) for word in (path, *argv)]  # execvp gives bytes
             facts = {"time": time.monotonic_ns(), "dropped": self.writer.dropped, "executes": words[:16]}
             self._write(Kind.END, facts)
 
