@@ -234,7 +234,7 @@ print(chosen_for_running("auto"))
 @pytest.mark.skipif(not IS_ROOT, reason="this user has no rights to give up")
 def test_without_rights_the_fallback_says_what_was_denied_and_what_is_lost() -> None:
     done = run_script(FALLBACK, user="nobody")
-    assert "('snapshot', 0.0)" in done.stdout, done.stderr
+    assert "('snapshot', None)" in done.stdout, done.stderr
     assert done.stderr.count("\n") == 1
     assert "CAP_BPF and CAP_PERFMON" in done.stderr
     assert "without lines, causes and types" in done.stderr
