@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from clonal.kernel.machine import busy, machine, sentence  # noqa: E402
+from clonal.kernel.probe import KERNEL  # noqa: E402
 from clonal.observe.analyse import load  # noqa: E402
 from clonal.observe.family import family  # noqa: E402
 from clonal.observe.sharing import sharing  # noqa: E402
@@ -39,6 +41,7 @@ from tests.integration.sharing_fixtures import running  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "doctor.md"
 PAGE, OFF = 4096, 0.25
+KHUGEPAGED = Path("/sys/kernel/mm/transparent_hugepage/khugepaged")
 NOTES = (
     "Each remedy was applied as it was printed, and the program run again. Sizes are pages copied, by",
     "`clonal record`, and for page tables VmPTE; times are the median of seven forks, and one child's",
@@ -211,22 +214,52 @@ def timed(what: str, program: str) -> Row:
                duration(before - after))  # fmt: skip
 
 
-def tables() -> Row:
-    """Page tables of 34 children of a parent of 1 GiB."""
+def tables(what: str, program: str) -> Row:
+    """Page tables of children."""
 
     def of_children(pid: int) -> int:
         return sum(each.page_tables for each in sharing(pid).members if each.pid != pid)
 
-    with running(works.TABLES) as facts:
+    with running(program) as facts:
         found = next(
             each
             for each in json.loads(clonal(sys.executable, "doctor", "--json", facts["pid"]))["findings"]
             if each["finding"] == "page-tables"
         )
         before = of_children(facts["pid"])
-    with running(works.TABLES.replace("# HERE", "\n".join(found["remedy"]["lines"]))) as facts:
+    with running(program.replace("# HERE", "\n".join(found["remedy"]["lines"]))) as facts:
         after = of_children(facts["pid"])
-    return row("34 children of 1 GiB", found, before, after)
+    return row(what, found, before, after)
+
+
+def scanned(facts: dict[str, Any]) -> int:
+    """What the family has copied once khugepaged has been everywhere since."""
+    begun = int((KHUGEPAGED / "full_scans").read_text())
+    while int((KHUGEPAGED / "full_scans").read_text()) < begun + 3:  # the first may be under way
+        time.sleep(0.01)
+    return sum(each.total.copied or 0 for each in sharing(facts["pid"]).members)
+
+
+def collapsed() -> Row:
+    """What khugepaged copies, which is made to come by at once; settings of the machine are put back."""
+    if os.geteuid() or KERNEL.thp_enabled not in ("always", "madvise"):
+        raise Skipped("only root may set khugepaged, where there are huge pages")
+    files = [KHUGEPAGED / name for name in ("max_ptes_shared", "pages_to_scan", "scan_sleep_millisecs")]
+    kept = {file: file.read_text() for file in files}
+    try:
+        files[1].write_text("65536")
+        files[2].write_text("10")
+        with running(works.COLLAPSED) as facts:
+            before, found = scanned(facts), first(sys.executable, facts["pid"])
+        subprocess.run(["sh", "-c", found["remedy"]["lines"][0]], check=True)
+        with running(works.COLLAPSED) as facts:
+            after = scanned(facts)
+    finally:
+        for file, text in kept.items():
+            file.write_text(text)
+    predicted = found["gain"].partition(":")[0]
+    return Row("64 MiB, 300 pages of 512 written", found["finding"], size(before), size(after), predicted,
+               size(before - after))  # fmt: skip
 
 
 def rows(python: str, only: str) -> Iterator[tuple[str, Row | str]]:
@@ -235,9 +268,11 @@ def rows(python: str, only: str) -> Iterator[tuple[str, Row | str]]:
         what: functools.partial(alone, what=what, program=program) for what, program in ALONE.items()
     }
     kinds |= {"gunicorn": gunicorn, "celery": celery, "DataLoader": functools.partial(loader, python=python)}
-    kinds |= {"page tables": lambda _: tables()}
+    kinds |= {"page tables": lambda _: tables("34 children of 1 GiB", works.TABLES)}
+    kinds |= {"scattered": lambda _: tables("6 children of 6 GiB, a page in each 2 MiB", works.SCATTERED)}
     kinds |= {"a fork of 1 GiB": lambda _: timed("a fork of 1 GiB in small pages", works.SMALL)}
     kinds |= {"huge pages": lambda _: timed("512 huge pages written to, once each", works.SPLIT)}
+    kinds |= {"khugepaged": lambda _: collapsed()}
     for what, make in kinds.items():
         if only not in what:
             continue

@@ -50,6 +50,27 @@ memory[::PAGE] = b"1" * (len(memory) // PAGE)
 tell(children=[fork(int) for _ in range(34)])
 """
 
+SCATTERED = """
+shape, dtype = 6 << 30, "u1"
+table = area(shape // PAGE)
+# HERE
+for at in range(0, shape, 2 << 20):
+    table[at] = 1
+tell(children=[fork(int) for _ in range(6)])
+"""
+
+# A child that writes 300 of each 512 pages, and lets khugepaged make huge pages of them.
+COLLAPSED = """
+memory = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_NOHUGEPAGE)
+write(memory, len(memory) // PAGE)
+def work():
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    for first in range(0, len(memory) // PAGE, 512):
+        write(memory, 300, first)
+tell(child=fork(work))
+"""
+
 WSGI = """
 ITEMS = [{"id": number, "price": number * 1.5} for number in range(200_000)]
 def app(environ, start_response):

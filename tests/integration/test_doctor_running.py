@@ -61,6 +61,15 @@ tell(child=fork(work))
 """
 
 
+SCORES = """
+data = bytearray(64 << 20)
+def work():
+    pass
+    # HERE
+tell(child=fork(work))
+"""
+
+
 def doctor(capsys: Captured, *arguments: object, status: int = 0) -> list[dict[str, Any]]:
     assert main(["doctor", "--json", *map(str, arguments)]) == status
     found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["findings"]
@@ -167,10 +176,24 @@ def test_mappings_near_their_limit(patient: Patient, monkeypatch: pytest.MonkeyP
     assert found.remedy.lines == ("sysctl -w vm.max_map_count=160",)
 
 
-def test_the_parent_is_the_first_to_be_killed() -> None:
-    with running("data = bytearray(64 << 20)\ntell(child=fork(int))") as facts:
-        found = list(limits.oom_score(look(facts["pid"])))
-    assert [each.name for each in found] == ["oom-score"]
+def test_the_parent_is_the_first_to_be_killed_until_its_children_say_otherwise() -> None:
+    with running(SCORES) as facts:
+        [found] = limits.oom_score(look(facts["pid"]))
+    assert found.name == "oom-score"
+    with running(SCORES.replace("# HERE", "\n    ".join(found.remedy.lines))) as facts:
+        assert not list(limits.oom_score(look(facts["pid"])))
+
+
+def test_what_is_not_python_is_not_told_to_run_python() -> None:
+    shell = ["sh", "-c", "exec 3<&0; (echo up; read x <&3) & wait"]
+    with subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        patient = look(process.pid)
+        assert patient.framework is Framework.NONE and len(patient.forked) == 1
+        [found] = limits.oom_score(patient)
+        subprocess.run(["sh", "-c", found.remedy.lines[0]], check=True)
+        assert not list(limits.oom_score(look(process.pid)))
+        process.communicate()
 
 
 def test_the_longest_run_of_descriptors() -> None:

@@ -11,7 +11,7 @@ from clonal.observe.doctor.finding import WORTH, Fact, Finding, Remedy
 from clonal.observe.doctor.framework import Framework, before_fork
 from clonal.observe.doctor.patient import Patient
 from clonal.observe.doctor.predicted import first_writes, measured, outlook
-from clonal.plan.server import HUGE
+from clonal.plan.server import HUGE, TABLE_SPAN
 from clonal.report.words import size
 
 STALL = 10e6  # nanoseconds that a fork could be shorter
@@ -78,20 +78,21 @@ def collapsed_pages(patient: Patient) -> Iterator[Finding]:
         child.pid: _gained(patient.entries(parent.pid), patient.entries(child.pid))
         for parent, child in patient.forked
     }
-    saved = sum(found.values())
+    gained, shared = sum(found.values()), int(memory.slurp(MAX_SHARED))
+    saved = gained * shared // TABLE_SPAN  # at most: the rest of each huge page was the process's own
     if not found or saved < max(WORTH * len(found), 2 * HUGE):
         return
     most = max(found, key=lambda pid: found[pid])
     evidence = (
-        Fact(f"{size(saved)} that {len(found)} forked processes had of their parent in small pages are huge "
+        Fact(f"{size(gained)} that {len(found)} forked processes had of their parent in small pages are huge "
              f"pages of their own, {size(found[most])} of them in process {most}",
              "AnonHugePages of /proc/PID/smaps"),
         _setting(),
-        Fact(f"up to {memory.slurp(MAX_SHARED).decode().strip()} shared pages of 512 are copied for one; at "
-             "most so much is saved: what a process wrote itself is in them too", MAX_SHARED),
+        Fact(f"up to {shared} shared pages of {TABLE_SPAN} are copied for one", MAX_SHARED),
     )  # fmt: skip
     remedy = Remedy("as root, before the program is started", (f"echo 0 > {MAX_SHARED}",))
-    yield Finding("collapsed-pages", evidence, remedy, saved)
+    gain = f"at most {size(saved)}: how much of them the processes had written themselves is not known"
+    yield Finding("collapsed-pages", evidence, remedy, None, gain)
 
 
 def _setting() -> Fact:
