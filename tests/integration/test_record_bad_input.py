@@ -160,6 +160,31 @@ def test_a_killed_recorder_leaves_a_recording_without_an_end(tmp_path: Path) -> 
         assert recorder.stdout.read() == b""  # the command has ended too
 
 
+@pytest.mark.newest
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_signal_that_comes_as_the_command_starts_is_the_command_s(ignored: bool) -> None:
+    """One that the recorder ignores, as of nohup, the command ignores too."""
+    run_script(
+        f"""
+        import os, signal, subprocess
+        from pathlib import Path
+        from clonal.observe.record.run import record
+
+        class Popen(subprocess.Popen):
+            def __init__(self, *arguments, **named):
+                super().__init__(*arguments, **named)
+                os.kill(os.getpid(), signal.SIGHUP)
+
+        if {ignored}:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        subprocess.Popen = Popen
+        command = ["sh", "-c", "kill -HUP $$; exit 3"] if {ignored} else ["sleep", "60"]
+        status = record(command, Path("r"), backend="snapshot")
+        assert status == (3 if {ignored} else 128 + signal.SIGHUP), status
+        """
+    )
+
+
 @needs_traps
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_a_command_ended_by_a_signal_passes_it_on(number: signal.Signals, tmp_path: Path) -> None:

@@ -32,16 +32,16 @@ def run(command: Sequence[str], path: Path, limit: int) -> int:
     with ExitStack() as stack:
         program = stack.enter_context(closing(bpf.load()))
         tracer = Tracer(program, stack.enter_context(closing(Careful(str(path), limit))))
+        passes_on = stack.enter_context(passing_on())
         program.follow(os.getpid(), State.SPAWNER)
         try:
-            process = subprocess.Popen(command)
+            process = passes_on(subprocess.Popen(command))
         finally:
             program.forget(os.getpid())
         _hurry()
         ended = os.pidfd_open(process.pid)
         stack.callback(os.close, ended)
-        with passing_on(process):
-            bpf.watch(tracer, lambda: process.poll() is not None, [ended])
+        bpf.watch(tracer, lambda: process.poll() is not None, [ended])
         tracer.finish()
         return process.returncode
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import clonal
@@ -21,6 +21,7 @@ from clonal.observe.record.keeper import Keeper
 
 SITE = Path(__file__).resolve().parent / "site"
 PACKAGE = Path(clonal.__file__).resolve().parent.parent
+Command = subprocess.Popen[bytes]
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -88,8 +89,8 @@ def _hooked(command: Sequence[str], path: Path, writer: Writer, backend: str) ->
     """Its processes record themselves."""
     with contextlib.closing(Keeper(writer)) as keeper:
         env = environment(path, writer.limit, backend) | {hook.KEEPER: keeper.address}
-        process = subprocess.Popen(command, env=env)
-        with passing_on(process):
+        with passing_on() as passes_on:
+            process = passes_on(subprocess.Popen(command, env=env))
             return process.wait()
 
 
@@ -101,17 +102,28 @@ def _followed(command: Sequence[str], path: Path, writer: Writer, _backend: str)
 
 
 @contextlib.contextmanager
-def passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Signals that ask this process to end or to reload are the command's; those of the terminal it has
-    itself."""
+def passing_on() -> Iterator[Callable[[Command], Command]]:
+    """Signals that ask this process to end or to reload are the command's, which is told of by a call of what
+    this yields; those of the terminal it has itself. What is ignored here (nohup) stays so, for both."""
+    came: list[int] = []
+    commands: list[Command] = []
 
     def pass_on(number: int, _frame: object) -> None:
-        if number not in (signal.SIGINT, signal.SIGQUIT) and process.poll() is None:
-            process.send_signal(number)
+        if not commands:
+            came.append(number)
+        elif number not in (signal.SIGINT, signal.SIGQUIT) and commands[0].poll() is None:
+            commands[0].send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
+    def to(command: Command) -> Command:
+        commands.append(command)
+        for number in came:
+            pass_on(number, None)
+        return command
+
+    heeded = [number for number in PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, pass_on) for number in heeded}
     try:
-        yield
+        yield to
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
