@@ -73,6 +73,7 @@ def test_all_families_are_shown_without_a_pid(tmp_path: Path) -> None:
     assert rows[facts["grandchild"]]["root"] == facts["pid"] and rows[facts["grandchild"]]["depth"] == 2
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(("how", "status"), [(b"q", 0), (b"\x03", 0), (signal.SIGTERM, 143)])
 def test_the_live_view_runs_in_a_terminal_and_ends_by_key_and_by_signal(
     tmp_path: Path, how: bytes | signal.Signals, status: int
@@ -93,6 +94,7 @@ def test_the_live_view_runs_in_a_terminal_and_ends_by_key_and_by_signal(
     assert b"Traceback" not in shown
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("elsewhere", ["stdin", "stdout", "stderr"])
 def test_a_terminal_is_needed_on_all_three_ends(elsewhere: str) -> None:
     with terminal_of(80, 24) as (_, theirs):

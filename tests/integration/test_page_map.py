@@ -179,6 +179,20 @@ def test_a_family_whose_pages_are_each_shared_by_others_is_drawn_small_enough(
     assert '"step":2048,' in page_map.page(taken)  # there is no less than a cell for a mapping
 
 
+def test_of_many_sharers_the_first_are_named_and_the_others_counted(shown: Shown) -> None:
+    own = np.zeros((40, 3), bool)
+    own[30:, 0] = True
+    many = shown.path.with_name("many.html")
+    many.write_text(page_map.page(made_up(40, own)), "utf-8")
+    shown.tab.open(many, "")
+    shown.tab.ask(READY)
+    shown.tab.press("Home")
+    told = shown.tab.ask("document.querySelector('#tip').innerText")
+    assert f"also mapped by {', '.join(str(pid) for pid in range(101, 113))} and 17 more" in told
+    shown.tab.press("ArrowRight")
+    assert "112 and 27 more" in shown.tab.ask("document.querySelector('#tip').innerText")
+
+
 def test_a_family_that_could_not_be_read_has_a_page_without_cells(shown: Shown) -> None:
     empty = shown.path.with_name("empty.html")
     empty.write_text(page_map.page(made_up(2, np.zeros((2, 0), bool))), "utf-8")

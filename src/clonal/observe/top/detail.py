@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from rich.cells import set_cell_size
 from rich.text import Text
 
+from clonal.observe.family import Member
 from clonal.observe.top.columns import COLUMNS, cells, rate, size
 from clonal.observe.top.drill import Drilled, drill, table
 from clonal.observe.top.sampler import Sample, Sampler, Track
@@ -39,7 +40,9 @@ class Detail(Page):
         self._last = last
         self._track = self._sampler.track(self.pid) or self._track
         if self.there and self.reading is None and time.monotonic() >= self._next:
-            self.reading = asyncio.create_task(self._drill())
+            members = {row.pid: row.member for row in last.rows}
+            member = members[self.pid]
+            self.reading = asyncio.create_task(self._drill(member, members.get(member.ppid)))
         self.show()
 
     @property
@@ -47,11 +50,9 @@ class Detail(Page):
         """Whether it has not ended."""
         return any(row.pid == self.pid for row in self._last.rows)
 
-    async def _drill(self) -> None:
-        members = {row.pid: row.member for row in self._last.rows}
-        member = members[self.pid]
+    async def _drill(self, member: Member, parent: Member | None) -> None:
         try:
-            found = await asyncio.to_thread(drill, member, members.get(member.ppid))
+            found = await asyncio.to_thread(drill, member, parent)
             self.problem = found.sharing.problem
             self.found = found if found.sharing.kinds else self.found
             self._next = time.monotonic() + found.pause
