@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import socket
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from clonal import _native
+from clonal.observe.analyse import load
 from clonal.observe.record.file import Writer
 from clonal.observe.record.keeper import MESSAGE, Keeper
-from tests.integration.test_record import needs_traps
+from tests.integration.test_record import CLONAL, ROOT, needs_traps
 from tests.support import run_script
 
 pytestmark = pytest.mark.newest
@@ -93,6 +98,42 @@ if __name__ == "__main__":
         worker.terminate()
         worker.join()
 """
+
+
+MANY = """
+import os, resource, signal
+
+assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 32  # as it would be by itself
+buffer = bytearray(4096 * 200)
+buffer[::4096] = b"1" * 200
+done, tell = os.pipe()
+children = []
+for _ in range(30):
+    children.append(os.fork())
+    if not children[-1]:
+        buffer[::40960] = b"2" * 20
+        os.write(tell, b".")
+        signal.pause()
+for child in children:
+    os.read(done, 1)
+for child in children:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+"""
+
+
+@needs_traps
+def test_more_are_kept_than_there_are_descriptors_for_at_first(tmp_path: Path) -> None:
+    program, path = tmp_path / "many.py", tmp_path / "many.rec"
+    program.write_text(MANY)
+    command = [*CLONAL, "-o", str(path), "--backend", "sigtrap", "--", sys.executable, str(program)]
+    limited = f"ulimit -Sn 32; exec {shlex.join(command)}"
+    done = subprocess.run(["sh", "-c", limited], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found = load(path)
+    pages = Counter(copy.pid for copy in found.by_program if copy.category == "large buffers")
+    workers = [each.pid for each in found.processes.values() if each.generation == 1]
+    assert len(workers) == 30 and min(pages[pid] for pid in workers) >= 20, pages
 
 
 @needs_traps

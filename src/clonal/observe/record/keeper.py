@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import secrets
 import selectors
 import socket
@@ -33,6 +34,12 @@ def listening() -> tuple[socket.socket, str]:
     made.setblocking(False)
     made.bind(b"\0" + name.encode())
     return made, f"{name}:{secrets.token_hex(16)}"
+
+
+def make_room() -> None:
+    """This process may have as many descriptors as it is allowed: a keeper has two for each process."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Keeper:

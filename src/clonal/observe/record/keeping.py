@@ -6,7 +6,6 @@ Not in the process that made the template: that may be forked, and wants no thre
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import sys
@@ -17,7 +16,7 @@ import clonal
 from clonal.clone.launch import DEVNULL, launch
 from clonal.observe.family import KEEPER
 from clonal.observe.record.file import Writer
-from clonal.observe.record.keeper import Keeper, listening
+from clonal.observe.record.keeper import Keeper, listening, make_room
 
 PACKAGE = str(Path(clonal.__file__).resolve().parent.parent)
 PATIENCE = 5.0  # seconds that it may take to write out what is left
@@ -62,8 +61,7 @@ def main(number: str, path: str) -> None:
     Path("/proc/self/comm").write_text(KEEPER)
     for each in UNHEEDED:
         signal.signal(each, signal.SIG_IGN)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # it has two descriptors for each process
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    make_room()
     address = sys.stdin.readline().strip()
     keeper = Keeper(Writer(path), (socket.socket(fileno=int(number)), address))
     told = sys.stdin.read(1)

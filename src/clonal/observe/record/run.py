@@ -17,7 +17,7 @@ from clonal.errors import Error
 from clonal.observe.record import hook
 from clonal.observe.record.beginning import beginning
 from clonal.observe.record.file import LIMIT, Kind, Writer
-from clonal.observe.record.keeper import Keeper
+from clonal.observe.record.keeper import Keeper, make_room
 
 SITE = Path(__file__).resolve().parent / "site"
 PACKAGE = Path(clonal.__file__).resolve().parent.parent
@@ -91,6 +91,7 @@ def _hooked(command: Sequence[str], path: Path, writer: Writer, backend: str) ->
         env = environment(path, writer.limit, backend) | {hook.KEEPER: keeper.address}
         with passing_on() as passes_on:
             process = passes_on(subprocess.Popen(command, env=env))
+            make_room()  # not sooner: the command has its own limit
             return process.wait()
 
 
