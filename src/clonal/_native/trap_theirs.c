@@ -52,7 +52,46 @@ static PyObject *trap_passed(PyObject *module, PyObject *unused)
     return PyBool_FromLong(__atomic_exchange_n(&passed, 0, __ATOMIC_RELAXED));
 }
 
+/* ---- what their handlers raise while the recording is at work after a fork ---- */
+
+static PyObject *raised;
+
+static int raise_it(void *unused)
+{
+    (void)unused;
+    PyObject *error = raised;
+    raised = NULL;
+    if (error)
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    Py_XDECREF(error);
+    return error ? -1 : 0;
+}
+
+/* Calls `work`. An exception that it returns is raised in the program, where it forked: one that a fork
+ * handler raises is only printed (Modules/posixmodule.c run_at_forkers). In C, for after a call of Python the
+ * interpreter would raise it here. */
+static PyObject *call_work(PyObject *work, PyObject *unused)
+{
+    (void)unused;
+    PyObject *error = PyObject_CallNoArgs(work);
+    if (error && PyExceptionInstance_Check(error) && Py_AddPendingCall(raise_it, NULL) == 0) {
+        Py_XSETREF(raised, error);
+        Py_RETURN_NONE;
+    }
+    return error;
+}
+
+static PyMethodDef fork_handler = {"work", call_work, METH_NOARGS, NULL};
+
+/* trap_fork_handler(work) -> a function for os.register_at_fork; see call_work(). */
+static PyObject *trap_fork_handler(PyObject *module, PyObject *work)
+{
+    (void)module;
+    return PyCFunction_New(&fork_handler, work);
+}
+
 PyMethodDef clonal_trap_theirs_methods[] = {
+    {"trap_fork_handler", trap_fork_handler, METH_O, NULL},
     {"trap_theirs", trap_theirs, METH_O, NULL},
     {"trap_passed", trap_passed, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from clonal import _native
@@ -23,6 +24,7 @@ BACKEND = "CLONAL_RECORD_BACKEND"  # sigtrap or snapshot
 KEEPER = "CLONAL_RECORD_KEEPER"  # "name:secret" of the socket that takes rings (keeper.py)
 DRAIN_SIGNAL = signal.SIGRTMAX - 3  # never sent: the handler of SIGTRAP trips it (PyErr_SetInterruptEx)
 TAKEN = "it has a SIGTRAP handler of its own, in C; the backends bpf and snapshot leave that alone"
+OURS = "clonal.observe.record."
 SPAWNS = "_execute_child"  # of subprocess: it forks where preexec_fn or a user is given, else it vforks
 SHARE = 0.05  # of its time that a process may spend on looking at its pages again, after each fork
 
@@ -31,6 +33,24 @@ _really_signal = signal.signal
 
 
 installed: Recorder | None = None
+
+
+def _kept(work: Callable[[], None]) -> Callable[[], BaseException | None]:
+    """The work, which returns what a signal's handler has raised meanwhile (Ctrl-C): it is the program's."""
+
+    def kept() -> BaseException | None:
+        try:
+            work()
+        except BaseException as error:
+            trace = error.__traceback__
+            while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(OURS):
+                trace = trace.tb_next
+            if trace is None and isinstance(error, Exception):
+                raise  # of the recording's own
+            return error.with_traceback(trace)
+        return None
+
+    return kept
 
 
 def _text(word: Any) -> str:
@@ -68,7 +88,8 @@ class Recorder:
         installed = self
         self._write(Kind.HOOKED, {"argv": sys.argv[:WORDS]})
         self._await_drain()  # here already: another thread may fork
-        os.register_at_fork(after_in_child=self.child, after_in_parent=self.parent)
+        child, parent = (_native.trap_fork_handler(_kept(work)) for work in (self.child, self.parent))
+        os.register_at_fork(after_in_child=child, after_in_parent=parent)
         atexit.register(self.finish)
         os._exit = self.exit  # type: ignore[assignment]
         os.execv, os.execve = self.execv, self.execve  # type: ignore[assignment]
@@ -144,6 +165,12 @@ class Recorder:
         if self._draining:  # a signal handler does this, too
             return
         self._draining = True
+        try:
+            self._write_new()
+        finally:  # a signal's handler may raise
+            self._draining = False
+
+    def _write_new(self) -> None:
         found = _native.trap_drain() if self.recording else None
         if found is not None and (found[0] or found[3]):
             records, stacks, types, lost, fresh, *_ = found
@@ -151,7 +178,6 @@ class Recorder:
             self._write(Kind.FAULTS, facts, records)
             self._written += len(records) // file.RECORD
             _native.trap_drained(len(records) // file.RECORD, len(stacks), len(types), lost, fresh)
-        self._draining = False
 
     def _write_rest(self, records: bytes) -> None:
         """Pages that the kernel wrote to in system calls: no fault of this process's own code."""
@@ -193,9 +219,11 @@ class Recorder:
             self._write(Kind.END, facts)
 
     def exit(self, status: int) -> None:
-        """os._exit, which runs no exit functions."""
-        self.finish()
-        _really_exit(status)
+        """os._exit, which runs no exit functions, and ends the process whatever a signal's handler raises."""
+        try:
+            self.finish()
+        finally:
+            _really_exit(status)
 
     def signal(self, number: Any, handler: Any) -> Any:
         """signal.signal. A worker that sets all signals that end it, as Celery's do (billiard/common.py
