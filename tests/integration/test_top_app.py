@@ -278,4 +278,4 @@ def test_a_sparkline_goes_from_zero_to_its_largest(values: list[float], bars: st
 def test_the_strain_is_packed_into_lines_that_fit() -> None:
     lines = packed(strain_words(STRAIN), 80)
     assert len(lines) <= 3 and all(len(line) <= 80 for line in lines)
-    assert "commit 1.00G above of 4.00G" in " ".join(lines)
+    assert "commit 1.00G above 4.00G" in " ".join(lines)

@@ -30,9 +30,9 @@ def strain_words(strain: Strain) -> list[str]:
     if strain.some is not None:
         pieces.append(f"PSI some {strain.some:.1f} % full {strain.full or 0:.1f} %")
     left = strain.commit_left
-    room = f"{short(left)} left" if left >= 0 else f"{short(-left)} above"
+    room = f"{short(left)} left of" if left >= 0 else f"{short(-left)} above"
     held = "" if strain.overcommit == 2 else ", not enforced"
-    pieces.append(f"commit {room} of {short(strain.commit_limit)} (mode {strain.overcommit}{held})")
+    pieces.append(f"commit {room} {short(strain.commit_limit)} (mode {strain.overcommit}{held})")
     if strain.group is not None:
         pieces.append(f"cgroup {strain.group} {short(strain.group_used)} of {short(strain.group_limit)}")
     return pieces
