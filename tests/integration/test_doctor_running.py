@@ -96,7 +96,7 @@ def test_objects_that_were_copied_and_what_freezing_saves(capsys: Captured) -> N
 def test_threads_that_were_there_at_the_fork(capsys: Captured) -> None:
     with running(THREADS.replace("# HERE", "start_threads()")) as facts:
         [found] = doctor(capsys, facts["pid"])
-    assert found["finding"] == "threads"
+    assert found["finding"] == "threads" and "had 1 thread besides the first" in found["evidence"][0]["text"]
     with running(THREADS.replace("# AFTER", found["remedy"]["lines"][0])) as facts:
         assert doctor(capsys, facts["pid"]) == []
 

@@ -31,6 +31,11 @@ NAMES = {
 }
 
 
+def forked(count: int) -> str:
+    """`1 forked process`, `2 forked processes`."""
+    return f"{count:,} forked process" + ("" if count == 1 else "es")
+
+
 class Fact(NamedTuple):
     """A figure, and where it was read."""
 

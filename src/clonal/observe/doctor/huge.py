@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from clonal.kernel import memory
 from clonal.kernel.probe import KERNEL, THP
 from clonal.kernel.procfs import Smap
-from clonal.observe.doctor.finding import WORTH, Fact, Finding, Remedy
+from clonal.observe.doctor.finding import WORTH, Fact, Finding, Remedy, forked
 from clonal.observe.doctor.framework import Framework, before_fork
 from clonal.observe.doctor.patient import Patient
 from clonal.observe.doctor.predicted import first_writes, measured, outlook
@@ -64,7 +64,7 @@ def split_pages(patient: Patient) -> Iterator[Finding]:
         return
     evidence = (
         Fact(f"{size(sum(split.values()))} that are huge pages in the parent are small ones in "
-             f"{len(split)} forked processes", "AnonHugePages, ShmemPmdMapped of /proc/PID/smaps"),
+             f"{forked(len(split))}", "AnonHugePages, ShmemPmdMapped of /proc/PID/smaps"),
         Fact(f"process {most} has split {split[most] // HUGE:,} of them", f"/proc/{most}/smaps"),
         _setting(),
     )  # fmt: skip
@@ -84,7 +84,7 @@ def collapsed_pages(patient: Patient) -> Iterator[Finding]:
         return
     most = max(found, key=lambda pid: found[pid])
     evidence = (
-        Fact(f"{size(gained)} that {len(found)} forked processes had of their parent in small pages are huge "
+        Fact(f"{size(gained)} that {forked(len(found))} had of their parent in small pages are huge "
              f"pages of their own, {size(found[most])} of them in process {most}",
              "AnonHugePages of /proc/PID/smaps"),
         _setting(),

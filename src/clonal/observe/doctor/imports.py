@@ -12,7 +12,7 @@ from pathlib import Path
 from clonal.kernel.procfs import PAGE
 from clonal.observe.copies import OUTER, Frame, Stack
 from clonal.observe.doctor.copies import ALLOCATED, IMPORT, SOURCE, Copies, Rows, cause_of, outside
-from clonal.observe.doctor.finding import Fact, Finding, Remedy
+from clonal.observe.doctor.finding import Fact, Finding, Remedy, forked
 from clonal.observe.doctor.framework import CONFIGURATION, Framework, at_start
 from clonal.observe.report.names import FROZEN, INSTALLED, STANDARD, Names
 from clonal.report.words import size
@@ -38,7 +38,7 @@ def imports(copies: Copies) -> Iterator[Finding]:
         places[copies.names.label(statement(row.stack))] += pages
     pids = {row.pid for row in found}
     evidence = (
-        copies.amount(found, f"below import statements, in {len(pids)} of {copies.forked} forked processes"),
+        copies.amount(found, f"below import statements, in {len(pids)} of {forked(copies.forked)}"),
         Fact(f"most below {', '.join(place for place, _ in places.most_common(3))}", SOURCE),
         Fact(f"{_in_free_blocks(found):,} of them in blocks that were free: what else the program makes may "
              "copy these in their place", SOURCE),

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from clonal.kernel import procfs
-from clonal.observe.doctor.finding import Fact, Finding, Remedy
+from clonal.observe.doctor.finding import Fact, Finding, Remedy, forked
 from clonal.observe.doctor.framework import Framework, in_child
 from clonal.observe.doctor.patient import Patient
+from clonal.report.table import counted
 
 DESCRIPTORS = 64  # fewer are not worth a line
 STANDARD = 3
@@ -26,9 +27,9 @@ def threads(patient: Patient) -> Iterator[Finding]:
         if older:
             names = ", ".join(sorted(set(older))[:4])
             evidence = (
-                Fact(f"process {parent.pid} has {len(older)} threads besides the first that were there "
-                     f"when it forked: {names}", f"/proc/{parent.pid}/task/*/stat"),
-                Fact(f"it has forked {len(children)} processes that live", "/proc/PID/stat"),
+                Fact(f"process {parent.pid} had {counted(len(older), 'thread')} besides the first when it "
+                     f"forked: {names}", f"/proc/{parent.pid}/task/*/stat"),
+                Fact(f"of those that it forked, {len(children):,} still run", "/proc/PID/stat"),
             )  # fmt: skip
             instead = "no child waits for a lock that nobody holds"
             yield Finding("threads", evidence, _after_fork(patient.framework), None, instead)
@@ -75,7 +76,7 @@ def descriptors(patient: Patient) -> Iterator[Finding]:
     evidence = (
         Fact(f"process {most} has {len(kept)} descriptors of its parent ({', '.join(kinds)}), "
              f"{last - first + 1} of them from {first} to {last}", f"/proc/{most}/fd"),
-        Fact(f"{total} in {len(found)} forked processes", "/proc/PID/fd"),
+        Fact(f"{total} in {forked(len(found))}", "/proc/PID/fd"),
     )  # fmt: skip
     call = f"os.closerange({first}, {last + 1})"
     if patient.framework is Framework.NONE:

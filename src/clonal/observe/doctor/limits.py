@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from clonal.kernel import cgroup, memory, procfs
 from clonal.kernel.headroom import SYS_ADMIN
-from clonal.observe.doctor.finding import Fact, Finding, Remedy
+from clonal.observe.doctor.finding import Fact, Finding, Remedy, forked
 from clonal.observe.doctor.framework import Framework, in_child
 from clonal.observe.doctor.patient import Patient
 from clonal.report.words import share, size
@@ -65,7 +65,7 @@ def near_limit(group: cgroup.Group, limit: int, used: int, children: int) -> Fin
     text = f"{group.name} uses {size(used)} of {size(limit)} ({share(used / limit)})"
     evidence = (
         Fact(text, group.path),
-        Fact(f"{children} forked processes may copy more", "/proc/PID/pagemap"),
+        Fact(f"{forked(children)} may copy more", "/proc/PID/pagemap"),
     )
     name = "memory.limit_in_bytes" if group.version == 1 else "memory.max"
     remedy = Remedy(

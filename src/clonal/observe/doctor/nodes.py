@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from clonal.kernel import procfs
 from clonal.observe import numa
-from clonal.observe.doctor.finding import Fact, Finding, Remedy
+from clonal.observe.doctor.finding import Fact, Finding, Remedy, forked
 from clonal.observe.doctor.patient import Patient
 from clonal.observe.doctor.predicted import costs
 from clonal.report.words import duration, share, size
@@ -58,7 +58,7 @@ def far(placed: list[Placed], every: list[int], command: str) -> Iterator[Findin
     worst = max(found, key=lambda each: each.far)
     own = ", ".join(f"{size(bytes_)} on node {node}" for node, bytes_ in sorted(worst.memory.items()))
     evidence = (
-        Fact(f"{len(found)} of {len(placed)} forked processes run on another node than most of their memory",
+        Fact(f"{len(found)} of {forked(len(placed))} ran on another node than most of their memory",
              "processor in /proc/PID/stat"),
         Fact(f"process {worst.pid} ran on node {worst.node}, its memory is {own} "
              f"({share(worst.far / sum(worst.memory.values()))} elsewhere)", f"/proc/{worst.pid}/numa_maps"),

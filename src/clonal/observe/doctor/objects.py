@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from clonal.kernel import procfs
 from clonal.kernel.memory import vm_setting
-from clonal.observe.doctor.finding import WORTH, Fact, Finding, Remedy
+from clonal.observe.doctor.finding import WORTH, Fact, Finding, Remedy, forked
 from clonal.observe.doctor.framework import before_fork
 from clonal.observe.doctor.patient import Patient
 from clonal.observe.doctor.predicted import less_own
@@ -29,7 +29,7 @@ def objects_copied(patient: Patient) -> Iterator[Finding]:
     most = max(copied, key=lambda pid: copied[pid])
     source = f"clonal map {patient.pid}"
     evidence = (
-        Fact(f"{size(all_)} of Python objects copied in {len(children)} forked processes", source),
+        Fact(f"{size(all_)} of Python objects copied in {forked(len(children))}", source),
         Fact(f"{size(copied[most])} of them in process {most}", source),
         Fact(f"at most {size(saved)} are saved: a frozen interpreter copies some pages too, and what the "
              "program means to write stays", "clonal doctor -- COMMAND tells it apart"),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from clonal.image.core import GAP_PAGES, SPARE_VMAS
 from clonal.kernel.memory import vm_setting
 from clonal.kernel.procfs import PAGE, Smap, Vma
-from clonal.observe.doctor.finding import Fact, Finding, Remedy
+from clonal.observe.doctor.finding import Fact, Finding, Remedy, forked
 from clonal.observe.doctor.framework import Framework, before_fork
 from clonal.observe.doctor.patient import Patient
 from clonal.observe.kinds import IMAGE_PATH, MemoryKind, Region
@@ -54,7 +54,7 @@ def page_tables(patient: Patient) -> Iterator[Finding]:
     spared = max([*_frozen(patient), *_shared(patient)], key=lambda each: each.rank, default=None)
     if spared is not None and spared.bytes >= least:
         evidence = (
-            Fact(f"{size(tables)} in {len(children)} forked processes", "VmPTE of /proc/PID/status"),
+            Fact(f"{size(tables)} in {forked(len(children))}", "VmPTE of /proc/PID/status"),
             Fact(f"all memory of the family is {size(memory)}", "Pss of /proc/PID/smaps"),
             spared.evidence,
         )
