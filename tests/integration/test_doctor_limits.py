@@ -12,6 +12,7 @@ from clonal.cli.main import main
 from clonal.kernel import cgroup, memory
 from clonal.observe.doctor import objects
 from tests.groups import small as small
+from tests.integration.doctor_machine import roomy as roomy
 from tests.integration.sharing_fixtures import running
 
 pytestmark = pytest.mark.newest

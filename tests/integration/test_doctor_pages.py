@@ -12,6 +12,7 @@ import clonal as package
 from clonal.cli.main import main
 from clonal.kernel.probe import KERNEL
 from clonal.observe.doctor import huge, tables
+from tests.integration.doctor_machine import roomy as roomy
 from tests.integration.sharing_fixtures import running
 
 pytestmark = pytest.mark.newest

@@ -21,6 +21,7 @@ from clonal.observe.doctor import examine, inherited, limits, objects
 from clonal.observe.doctor.finding import NAMES, Finding, ranked
 from clonal.observe.doctor.framework import Framework, before_fork, in_child, recognise
 from clonal.observe.doctor.patient import Patient, look
+from tests.integration.doctor_machine import roomy as roomy
 from tests.integration.sharing_fixtures import PRELUDE, running
 from tests.support import run_script
 
