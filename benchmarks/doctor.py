@@ -4,8 +4,8 @@
 
 Programs of one fault each, gunicorn under wrk, Celery's prefork pool and a DataLoader of PyTorch (by the
 interpreter PYTHON, by default this one) are recorded before and after. What is not installed is skipped, with
-the reason. --store writes results/doctor.md. Exits 1 if a gain in bytes is off by more than 25 %, or a fault is
-not found.
+the reason. --store writes results/doctor.md. Exits 1 if a gain in bytes is off by more than 25 %, or a fault
+is not found.
 """
 
 from __future__ import annotations
