@@ -100,6 +100,8 @@ class Recorder:
         self.generation += 1
         self.recording = self._draining = False  # another thread may have been draining when it was forked
         caller = sys._getframe().f_back
+        while caller is not None and caller.f_globals is globals():
+            caller = caller.f_back
         self.spawned = caller is not None and caller.f_code.co_name == SPAWNS
         self._symbols, self._maps, self._written, self._whole, self._look = {}, "", 0, True, 0.0
         self.writer.dropped = 0
