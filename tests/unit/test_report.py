@@ -352,4 +352,12 @@ def test_what_copies_have_in_common_is_kept_once(tmp_path: Path) -> None:
 
 def test_programs_of_several_folders_keep_their_paths() -> None:
     assert Names(["/srv/shop/app.py", "/srv/shop/a/b.py"]).file("/srv/shop/a/b.py") == "a/b.py"
-    assert Names(["/srv/app.py", "/usr/bin/dash"]).file("/usr/bin/dash") == "/usr/bin/dash"
+    assert Names(["/srv/app.py", "/opt/b.py"]).file("/srv/app.py") == "/srv/app.py"
+
+
+def test_a_command_goes_by_its_name_and_is_no_folder_of_the_program() -> None:
+    names = Names(["/srv/shop/app.py", "/opt/env/bin/gunicorn", "/usr/sbin/nginx"])
+    assert names.file("/srv/shop/app.py") == "app.py"
+    assert names.file("/opt/env/bin/gunicorn") == "gunicorn"
+    assert names.module("/usr/sbin/nginx") == "nginx"
+    assert Names(["/srv/bin/job.py"]).file("/srv/bin/job.py") == "job.py"
