@@ -42,7 +42,7 @@ def new(buffer, value):
     buffer[::PAGE] = bytes([value]) * len(range(0, len(buffer), PAGE))
 
 def grow(by_kernel):
-    kept.append(bytearray(PAGE * PAGES))
+    kept.append(mmap.mmap(-1, PAGE * PAGES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     if by_kernel:
         source.readinto(kept[-1])
     else:
