@@ -54,11 +54,11 @@ def names(stat: procfs.Stat, line: Sequence[str]) -> set[str]:
         return set()
     if stat.comm == TEMPLATE:
         return {stat.comm, "template"}
-    paths = [PurePath(word) for word in (line[0], *_script(line))]
+    paths = [PurePath(word) for word in (line[0], *script(line))]
     return {stat.comm, *(path.name for path in paths), *(path.stem for path in paths if path.suffix == ".py")}
 
 
-def _script(line: Sequence[str]) -> Iterator[str]:
+def script(line: Sequence[str]) -> Iterator[str]:
     """What an interpreter runs: `python -X dev app.py`, `python -m app`, `sh start.sh`."""
     if not PurePath(line[0]).name.startswith(("python", "pypy", "sh", "bash", "dash")):
         return

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from clonal.observe.doctor.finding import Remedy
+from clonal.observe.named import script
 
 
 class Framework(StrEnum):
@@ -36,8 +36,6 @@ _PROGRAMS = {
     Framework.CELERY: "celery",
     Framework.LOADER: "pt_data_worker",  # a worker's name (torch/utils/data/_utils/worker.py: _worker_loop)
 }
-INTERPRETER = re.compile(r"(python|pypy)[\d.]*t?$")
-WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")  # options of the interpreter
 CONFIGURATION = "in gunicorn.conf.py"
 
 
@@ -57,13 +55,8 @@ def recognise(commands: Iterable[Sequence[str]], files: Iterable[str]) -> Framew
 
 def program(command: Sequence[str]) -> str:
     """The name of what runs: of the script or module where it is an interpreter's."""
-    words = list(command)
-    if words and INTERPRETER.match(os.path.basename(words[0])):
-        words.pop(0)
-        while words and words[0].startswith("-") and words[0] != "-m":
-            del words[: 1 + (words[0] in WITH_VALUE)]
-        words = words[1:] if words[:1] == ["-m"] else words
-    path = words[0].removesuffix("/__main__.py") if words else ""
+    first = next(script(command), command[0]) if command else ""
+    path = first.removesuffix("/__main__.py")
     return os.path.basename(path).rstrip(":")  # gunicorn's title is "gunicorn: master"
 
 

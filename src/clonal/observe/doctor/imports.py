@@ -14,7 +14,7 @@ from clonal.observe.copies import OUTER, Frame, Stack
 from clonal.observe.doctor.copies import ALLOCATED, IMPORT, SOURCE, Copies, Rows, cause_of, outside
 from clonal.observe.doctor.finding import Fact, Finding, Remedy, forked
 from clonal.observe.doctor.framework import CONFIGURATION, Framework, at_start
-from clonal.observe.report.names import COMMAND, FROZEN, INSTALLED, STANDARD, Names
+from clonal.observe.report.names import FROZEN, LIBRARIES, Names
 from clonal.report.words import size
 
 WHOLE = re.compile(r"(import [\w., ]+|from \w[\w.]* import [\w, ]+)$")  # not `from . import`
@@ -127,7 +127,7 @@ def is_own(frame: Frame) -> bool:
 
 def is_installed(file: str) -> bool:
     """Whether it belongs to Python or to a library."""
-    return any(pattern.match(file) for pattern in (INSTALLED, STANDARD, COMMAND, FROZEN))
+    return any(pattern.match(file) for pattern in (*LIBRARIES, FROZEN))
 
 
 def statement(stack: Stack) -> Frame:

@@ -11,6 +11,7 @@ from clonal.observe.copies import OUTER, UNKNOWN, Frame
 INSTALLED = re.compile(r".*/(?:site|dist)-packages/(?P<rest>.+)$")
 STANDARD = re.compile(r".*/lib(?:64)?/python\d[\d.]*t?/(?P<rest>.+)$")
 COMMAND = re.compile(r".*/s?bin/(?P<rest>[^/]+)(?<!\.py)$")  # that pip has made for a library, as gunicorn
+LIBRARIES = (INSTALLED, STANDARD, COMMAND)
 FROZEN = re.compile(r"<frozen (?P<rest>.+)>$")
 PYTHON = re.compile(r"(lib)?python\d?[\d.]*t?d?(\.so[\d.]*)?$")
 UNKNOWN_CODE = "(unknown)"
@@ -64,7 +65,7 @@ class Names:
 
 def _library(file: str) -> str | None:
     """The name under which it is installed; None for a file of the program's own."""
-    for pattern in (INSTALLED, STANDARD, COMMAND):
+    for pattern in LIBRARIES:
         if match := pattern.match(file):
             return match["rest"]
     if re.search(r"\.so[\d.]*$", file) or is_python(file):
